@@ -1,0 +1,213 @@
+"""The configuration: every key with its type, range and default, read with the precedence
+flag > environment (QUANTTUI_KEY) > file > default. Knows no command line and nothing of sweeps.
+
+The file is the one that is named, else $QUANTTUI_CONFIG, else the user's (quanttui.paths). The shipped config.toml
+lists every key at its default; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from quanttui import paths, quants
+from quanttui.errors import UserError
+from quanttui.events import Settings
+from quanttui.format import clean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PREFIX = "QUANTTUI_"
+NOT_KEYS = frozenset({"QUANTTUI_CONFIG", "QUANTTUI_SHARED"})
+"""Variables with our prefix that set no key: the file to read, and where the tests find their inputs."""
+
+Count = Annotated[int, Meta(ge=0, le=2**24, description="a whole number, 0 or more")]
+Positive = Annotated[int, Meta(ge=1, le=2**24, description="a whole number, 1 or more")]
+Kv = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Every key. `description` of a key is what it allows, in the words of its error message."""
+
+    quants: Annotated[tuple[str, ...], Meta(description="quants by name, or common, or all")] = ()
+    tasks: Annotated[
+        tuple[Literal["speed", "ppl"], ...], Meta(min_length=1, description="one or both of speed and ppl")
+    ] = ("speed", "ppl")
+    text: Annotated[str, Meta(min_length=1, description="a text file, or pocket, or wikitext-2")] = "wikitext-2"
+    chunks: Annotated[int, Meta(ge=-1, le=2**24, description="a whole number, -1 for all of the text, 0 for none")] = -1
+    prompt: Count = 512
+    decode: Count = 128
+    depth: Count = 0
+    repetitions: Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")] = 5
+    threads: Annotated[int, Meta(ge=0, le=512, description="a whole number to 512, 0 for one per physical core")] = 0
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000, description="a whole number, -1 for all layers")] = -1
+    split_mode: Annotated[
+        Literal["none", "layer", "row", "tensor"], Meta(description="none, layer, row or tensor")
+    ] = "layer"
+    tensor_split: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=1e9)], ...],
+        Meta(max_length=16, description="up to 16 shares, one for each GPU, such as 3,1"),
+    ] = ()
+    batch: Positive = 2048
+    ubatch: Positive = 512
+    flash_attn: Annotated[Literal["auto", "on", "off"], Meta(description="auto, on or off")] = "auto"
+    kv: Annotated[Kv, Meta(description="f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl")] = "f16"
+    ctx: Annotated[int, Meta(ge=16, le=2**24, description="a whole number, 16 or more")] = 512
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")] = 1
+    polite: Annotated[bool, Meta(description="true or false")] = False
+    sessions_dir: Annotated[str, Meta(description="a folder")] = ""
+    cache_dir: Annotated[str, Meta(description="a folder")] = ""
+    cache_gib: Annotated[float, Meta(gt=0, le=1e6, description="a size in GiB, above 0")] = 20.0
+    sample_hz: Annotated[float, Meta(ge=0.1, le=20, description="a rate from 0.1 to 20 per second")] = 4.0
+    patience: Annotated[float, Meta(ge=1, le=1e6, description="seconds, 1 or more")] = 600.0
+    theme: Annotated[str, Meta(min_length=1, description="a theme's name")] = "dusk"
+    glyphs: Annotated[
+        Literal["auto", "braille", "block", "ascii"], Meta(description="auto, braille, block or ascii")
+    ] = "auto"
+    color: Annotated[
+        Literal["auto", "truecolor", "256", "16", "none"], Meta(description="auto, truecolor, 256, 16 or none")
+    ] = "auto"
+
+
+KEYS: tuple[str, ...] = Config.__struct_fields__
+_TYPES: dict[str, Any] = get_type_hints(Config, include_extras=True)
+
+
+def allowed(key: str) -> str:
+    """What a key may be, in words."""
+    return next(note.description for note in reversed(_TYPES[key].__metadata__) if note.description)
+
+
+def load(
+    flags: Mapping[str, str] | None = None,
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    preset: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration.
+
+    Args:
+        flags: given on the command line, as text, by key.
+        file: named on the command line; it must exist.
+        environment: os.environ unless given.
+        preset: what a command sets itself, below its flags and above everything else.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown key, a wrong type or value; names file, key, what is allowed.
+    """
+    environment = os.environ if environment is None else environment
+    values = _from_file(file, environment)
+    values |= _from_environment(environment)
+    values |= preset or {}
+    for key, text in (flags or {}).items():
+        flag = "--" + key.replace("_", "-")
+        values[key] = _value(key, _parts(key, text), False, flag, f"{flag} {clean(text, 60)}")
+    return Config(**values)
+
+
+def settings(config: Config, threads: int) -> Settings:
+    """What a sweep measures, by this configuration.
+
+    Args:
+        threads: taken where the configuration leaves it at 0.
+
+    Raises:
+        UserError: nothing is left to measure.
+    """
+    speed = "speed" in config.tasks and config.repetitions and (config.prompt or config.decode)
+    if not speed and not ("ppl" in config.tasks and config.chunks):
+        raise UserError(
+            "nothing is left to measure: give --prompt or --decode with --repetitions, or --chunks, more than 0, "
+            "and name their task in --tasks"
+        )
+    return Settings(
+        tasks=config.tasks,
+        prompt=config.prompt,
+        decode=config.decode,
+        depth=config.depth,
+        repetitions=config.repetitions,
+        threads=config.threads or threads,
+        gpu_layers=config.gpu_layers,
+        split_mode=config.split_mode,
+        tensor_split=config.tensor_split,
+        batch=config.batch,
+        ubatch=config.ubatch,
+        flash_attn=config.flash_attn,
+        kv=config.kv,
+        context=config.ctx,
+        chunks=None if config.chunks < 0 else config.chunks,
+        text=config.text,
+        seed=config.seed,
+        polite=config.polite,
+    )
+
+
+def _from_file(named: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    told = named or (Path(environment["QUANTTUI_CONFIG"]) if environment.get("QUANTTUI_CONFIG") else None)
+    path = (told or paths.user_config()).expanduser()
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        if told is None:
+            return {}
+        raise UserError(f"{clean(str(path))}: no such file: name another with --config, or leave it out") from None
+    except OSError as error:
+        raise UserError(f"{clean(str(path))}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{clean(str(path))}: is not valid TOML: {clean(str(error))}") from None
+    return {
+        _known(key, KEYS, f"{path}: unknown key"): _value(key, value, True, str(path), f"{path}: {key} = {value!r}")
+        for key, value in table.items()
+    }
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    names = {PREFIX + key.upper(): key for key in KEYS}
+    values = {}
+    for name, text in environment.items():
+        if name.startswith(PREFIX) and name not in NOT_KEYS and text:
+            key = names[_known(name, tuple(names), "environment: unknown variable")]
+            values[key] = _value(key, _parts(key, text), False, name, f"{name}={clean(text, 60)}")
+    return values
+
+
+def _known(name: str, names: tuple[str, ...], complaint: str) -> str:
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "every key is listed"
+    raise UserError(f"{clean(complaint)} {clean(name, 60)!r}: {hint} (see {paths.shipped_config()})")
+
+
+def _parts(key: str, text: str) -> Any:
+    """Text from a flag or the environment: lists are divided by commas, shares by `/` or `;` too, as in llama-bench."""
+    if get_origin(_TYPES[key].__origin__) is not tuple:
+        return text.strip()
+    return [part.strip() for part in re.split("[,/;]" if key == "tensor_split" else ",", text) if part.strip()]
+
+
+def _value(key: str, raw: Any, strict: bool, origin: str, shown: str) -> Any:
+    try:
+        value = msgspec.convert(raw, _TYPES[key], strict=strict)
+    except msgspec.ValidationError:
+        raise UserError(f"{clean(shown)}: must be {allowed(key)}") from None
+    if isinstance(value, float) and value != value:
+        raise UserError(f"{clean(shown)}: must be {allowed(key)}")
+    if key == "quants" and value:
+        try:
+            quants.parse(",".join(value))
+        except UserError as error:
+            raise UserError(f"{clean(origin)}: {str(error).removeprefix('--quants: ')}") from None
+    return value

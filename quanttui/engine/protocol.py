@@ -1,0 +1,173 @@
+"""What the sweep and an engine say to each other over two pipes, and how it is framed.
+
+Owns the requests, the answers that are no events, and the frames: four bytes of length, little-endian, then one
+msgpack message. Every request carries a number, so that a `Stop` can never hit a later request than the one it was
+meant for. Knows neither llama.cpp nor how a process is started.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO, Union
+
+import msgspec
+
+from quanttui import events
+
+_LENGTH = struct.Struct("<I")
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """The first request: at which nanosecond of the monotonic clock session time 0 lies."""
+
+    origin_ns: int
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
+    """Load the GGUF `file` as `arm`. Answered by PhaseProgress (load) and ArmLoaded."""
+
+    arm: str
+    file: str
+    settings: events.Settings
+    attempt: int = 1
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True, tag="speed"):
+    """One repetition of a prompt or decode unit. Answered by UnitStarted, Tokens (decode), UnitDone.
+
+    A repetition that opens a series (another kind, other tokens or depth than the one before) is preceded by
+    ContextMade and a warm-up.
+    """
+
+    unit: events.Unit
+
+
+class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
+    """How many chunks of `context` tokens the file `text` makes. Answered by Counted."""
+
+    arm: str
+    text: str
+    context: int
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
+    """Score one group of chunks of the file `text`. Answered by UnitStarted, Perplexity per chunk, UnitDone.
+
+    `chunks` is how many the arm will score. Per-token values go to the file `raw`, which the events call `file`.
+    """
+
+    unit: events.Unit
+    text: str
+    chunks: int
+    raw: str
+    file: str = ""
+
+
+class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
+    """Quantize the GGUF `source` into `target`: `ftype` is llama.cpp's llama_ftype, `quant` its name.
+
+    Answered by PhaseProgress (quantize). The target appears whole or not at all.
+    """
+
+    arm: str
+    source: str
+    target: str
+    quant: str
+    ftype: int
+    imatrix: str = ""
+    threads: int = 1
+
+    @property
+    def partial(self) -> str:
+        """Where the target grows until it is whole."""
+        return f"{self.target}.part"
+
+
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, tag="bandwidth"):
+    """Measure the read bandwidth next to an arm, over its own file. Answered by Ceiling."""
+
+    arm: str
+    file: str
+    threads: int
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
+    """Give up the request that has this envelope's number."""
+
+
+Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
+    Hello, Load, Speed, Tokenize, Score, Quantize, Bandwidth, Stop
+]
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A request and its number."""
+
+    number: int
+    request: Request
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.counted"):
+    """The answer to Tokenize: `chunks` to be scored (the settings' limit applied) and `tokens` in the whole text."""
+
+    chunks: int
+    tokens: int
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.answered"):
+    """The request is done; nothing more comes for it."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.refused"):
+    """The request cannot be met: one clear line, and an outcome of events.OUTCOMES. The engine lives on."""
+
+    error: str
+    outcome: str
+
+
+Answer = Union[events.Event, Counted, Answered, Refusal]  # noqa: UP007
+_Wire = Union[events.Known, Counted, Answered, Refusal]  # noqa: UP007
+
+_encoder = msgspec.msgpack.Encoder()
+_envelopes = msgspec.msgpack.Decoder(Envelope)
+_answers = msgspec.msgpack.Decoder(_Wire)
+
+
+def write(stream: BinaryIO, message: Envelope | Answer) -> None:
+    """Put one framed message on the stream, and flush.
+
+    Raises:
+        OSError: nobody reads the other end any more.
+    """
+    body = _encoder.encode(message)
+    stream.write(_LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+def _frame(stream: BinaryIO) -> bytes | None:
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    body = stream.read(length)
+    return body if len(body) == length else None
+
+
+def read_envelope(stream: BinaryIO) -> Envelope | None:
+    """The next request, or None when the stream ended.
+
+    Raises:
+        msgspec.DecodeError: what came is no request.
+    """
+    frame = _frame(stream)
+    return None if frame is None else _envelopes.decode(frame)
+
+
+def read_answer(stream: BinaryIO) -> Answer | None:
+    """The next answer, or None when the stream ended, be it amid a message.
+
+    Raises:
+        msgspec.DecodeError: what came is no answer.
+    """
+    frame = _frame(stream)
+    return None if frame is None else _answers.decode(frame)

@@ -1,0 +1,528 @@
+"""The vocabulary: every fact that a session can hold, its codec, and nothing else. Imports nothing of ours.
+
+A session's log is one JSON object a line. `n` counts events from 0, `t` is monotonic seconds since the session
+was opened (a resumed session goes on from its last `t`). Verdicts, intervals and advice are not events: they are
+derived on every read, so that a better rule improves old sessions.
+
+Units, everywhere: seconds for `t` and `at` (session time), nanoseconds for `ns`, bytes for memory and files,
+bytes per second divided by 1e9 for `gb_s`. A value that a host cannot give is absent (None, or no key), never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+import msgspec
+
+SCHEMA = 1
+
+OUTCOMES = ("ok", "failed", "oom", "crashed", "refused", "timeout", "skipped", "interrupted")
+PHASES = ("quantize", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool")
+
+READINGS: dict[str, str] = {
+    "mem.total": "bytes of memory that this sweep may use: the container's limit if there is one, else the machine's",
+    "mem.used": "bytes used of mem.total, page cache that can be dropped left out",
+    "mem.available": "bytes that can still be had without swapping: limit - (current - inactive_file - active_file)",
+    "swap.total": "bytes of swap space",
+    "swap.used": "bytes of swap in use, by anybody",
+    "swap.in": "bytes swapped in since boot, by anybody (pages x page size)",
+    "swap.out": "bytes swapped out since boot, by anybody",
+    "zswap.in": "bytes taken back from compressed memory since boot, by anybody",
+    "psi.memory.some": "microseconds since boot in which some task waited for memory",
+    "psi.memory.full": "microseconds since boot in which all tasks waited for memory",
+    "psi.io.some": "microseconds since boot in which some task waited for a disk",
+    "psi.cpu.some": "microseconds since boot in which some task waited for a core",
+    "cpu.steal": "core-seconds since boot that the hypervisor took",
+    "cpu.busy": "core-seconds since boot used by anybody, the engine and quanttui included",
+    "engine.rss": "bytes of the engine process in memory",
+    "engine.anonymous": "bytes of it that no file backs: these can only be swapped",
+    "engine.read": "bytes that the engine process really fetched from storage since it started, swap-ins included",
+    "engine.majflt": "major page faults of the engine process since it started",
+    "engine.cpu": "core-seconds of the engine process since it started",
+    "engine.nvcsw": "voluntary context switches of the engine process",
+    "engine.nivcsw": "involuntary context switches of the engine process",
+    "gpuN.util": "percent of time in which a kernel ran on GPU N: not a share of its bandwidth",
+    "gpuN.mem_util": "percent of time in which GPU N's memory was touched: not a share of its bandwidth",
+    "gpuN.mem_total": "bytes of memory of GPU N",
+    "gpuN.mem_used": "bytes of it in use, by anybody",
+    "gpuN.power": "watts, as the driver averages them",
+    "gpuN.energy": "joules since the driver was loaded: the source for energy, by difference",
+    "gpuN.temperature": "degrees Celsius",
+    "gpuN.clock": "MHz of the SM clock now",
+    "gpuN.clock_max": "MHz of the SM clock at most",
+    "gpuN.mem_clock": "MHz of the memory clock now",
+    "gpuN.reasons": "NVML clock event reasons, a bit mask",
+    "package.energy": "joules of the CPU package since boot (RAPL), where it is readable",
+    "self.cpu": "core-seconds of the process that writes this log since it started, its screen included",
+    "self.rss": "bytes of that process in memory",
+    "self.probes": "core-seconds that taking these readings has cost so far",
+}
+"""Every name that a sample may carry, with its unit and meaning. Counters are cumulative: differences are taken on
+reading. GPU readings carry the device's number: gpu0.util."""
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A device as the driver names it. `memory` in bytes, None where the driver does not say."""
+
+    name: str
+    memory: int | None = None
+    driver: str = ""
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine. `memory_limit` is the container's, in bytes; `cache` the last-level cache, in bytes."""
+
+    name: str
+    os: str
+    cpu: str
+    cores: int
+    threads: int
+    memory: int
+    memory_limit: int | None = None
+    cache: int | None = None
+    gpus: tuple[Gpu, ...] = ()
+    boot_id: str = ""
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The programs that measured. `system_info` is llama.cpp's own line of instruction sets and backends."""
+
+    quanttui: str
+    llama_cpp_python: str
+    llama_cpp: str
+    gpu_offload: bool
+    system_info: str = ""
+    devices: tuple[str, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep measures and how: llama-bench's and llama-perplexity's parameters, under their names.
+
+    `prompt`, `decode`, `repetitions` = 0 leave that part out; `chunks` None means all of the text, 0 none.
+    `gpu_layers` -1 asks for all. `context` is the perplexity's n_ctx. `text` is "pocket", "wikitext-2" or a path.
+    """
+
+    tasks: tuple[str, ...] = ("speed", "ppl")
+    prompt: int = 512
+    decode: int = 128
+    depth: int = 0
+    repetitions: int = 5
+    threads: int = 1
+    gpu_layers: int = -1
+    split_mode: str = "layer"
+    tensor_split: tuple[float, ...] = ()
+    batch: int = 2048
+    ubatch: int = 512
+    flash_attn: str = "auto"
+    kv: str = "f16"
+    context: int = 512
+    chunks: int | None = None
+    text: str = ""
+    text_sha256: str = ""
+    seed: int = 1
+    polite: bool = False
+
+
+class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One quant of the plan. `file` exists already, or is to be made from `source` by quantizing to `quant`.
+
+    `id` is unique in the session and safe to print; `bytes` is the file's size, or its estimate while to be made.
+    """
+
+    id: str
+    quant: str
+    file: str = ""
+    source: str = ""
+    imatrix: str = ""
+    bytes: int | None = None
+
+
+class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Tensors of one role and type together. role: embedding, output, experts, block, other."""
+
+    role: str
+    type: str
+    count: int
+    elements: int
+    bytes: int
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a GGUF's header says of the model, as the roofline needs it. Lengths in elements.
+
+    `head_count_kv` has one entry per layer. `window` is the sliding window in tokens of those layers that have one.
+    `tied`: there is no output tensor, the embedding is read whole for every token.
+    """
+
+    architecture: str
+    name: str
+    layers: int
+    embedding: int
+    vocabulary: int
+    heads: int
+    head_count_kv: tuple[int, ...]
+    key_length: int
+    value_length: int
+    context: int
+    tied: bool
+    feed_forward: int = 0
+    experts: int = 0
+    experts_used: int = 0
+    window: int = 0
+    parameters: int = 0
+    tensors: tuple[TensorGroup, ...] = ()
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The atom of a sweep. Idempotent, recorded when done, never repeated once recorded.
+
+    kind prompt / decode: `tokens` processed at `depth`, the `index`-th repetition.
+    kind perplexity: the chunks `index` … `index + count - 1`, decoded together.
+    `attempt` > 1: the same arm once more in a fresh process.
+    """
+
+    arm: str
+    kind: str
+    index: int
+    tokens: int = 0
+    depth: int = 0
+    count: int = 1
+    attempt: int = 1
+
+    @property
+    def id(self) -> str:
+        """A name unique in the session: `Q4_K_M decode 128@0 #3`, `Q4_K_M perplexity 40-43`."""
+        again = f" again {self.attempt}" if self.attempt > 1 else ""
+        if self.kind == "perplexity":
+            return f"{self.arm} perplexity {self.index}-{self.index + self.count - 1}{again}"
+        return f"{self.arm} {self.kind} {self.tokens}@{self.depth} #{self.index}{again}"
+
+
+class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The engine's own counters, as differences over one unit's timed region, and its memory at the end of it.
+
+    `cpu_ns` is user + system time of all its threads; `read` bytes fetched from storage; `swap_in` and `zswap_in`
+    are the machine's, in bytes, over the same region.
+    """
+
+    cpu_ns: int | None = None
+    majflt: int | None = None
+    minflt: int | None = None
+    read: int | None = None
+    nvcsw: int | None = None
+    nivcsw: int | None = None
+    swap_in: int | None = None
+    zswap_in: int | None = None
+    rss: int | None = None
+    anonymous: int | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    """What all events have: the sequence number and the session's time. The writer stamps both."""
+
+    n: int = -1
+    t: float = -1.0
+
+
+class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
+    """The first event. `wall` is Unix time, `origin_ns` the monotonic clock at t = 0 of this writer."""
+
+    schema: int
+    model: str
+    host: Host
+    build: Build
+    settings: Settings
+    plan: tuple[PlannedArm, ...]
+    wall: float
+    origin_ns: int
+    pid: int
+    pid_started: float
+    notes: tuple[str, ...] = ()
+
+
+class SessionResumed(Event, frozen=True, kw_only=True, tag="session.resumed"):
+    """A later writer goes on: the units recorded before it are not repeated."""
+
+    host: Host
+    build: Build
+    settings: Settings
+    plan: tuple[PlannedArm, ...]
+    wall: float
+    origin_ns: int
+    pid: int
+    pid_started: float
+    notes: tuple[str, ...] = ()
+
+
+class ProbeFound(Event, frozen=True, kw_only=True, tag="probe.found"):
+    """A source of readings answers. `cost_us` is what one read costs, in microseconds."""
+
+    probe: str
+    detail: str = ""
+    cost_us: float | None = None
+
+
+class ProbeLost(Event, frozen=True, kw_only=True, tag="probe.lost"):
+    """A source does not answer (any more), why, and what would mend it."""
+
+    probe: str
+    why: str
+
+
+class ArmStarted(Event, frozen=True, kw_only=True, tag="arm.started"):
+    """A quant's file is there and is what its tensors say: `quant` is the label, `tensor_types` the truth."""
+
+    arm: str
+    quant: str
+    file: str
+    bytes: int
+    bits_per_weight: float
+    tensor_types: dict[str, int]
+    shape: Shape
+    sha256: str = ""
+    imatrix: str = ""
+    label_note: str = ""
+    attempt: int = 1
+
+
+class ArmLoaded(Event, frozen=True, kw_only=True, tag="arm.loaded"):
+    """The engine holds the model. `gpu_layers` were really offloaded, of `layers` (output layer included).
+
+    `buffers`: bytes by llama.cpp's own buffer names, weights only.
+    """
+
+    arm: str
+    pid: int
+    gpu_layers: int
+    layers: int
+    load_ns: int
+    threads: int
+    buffers: dict[str, int] = {}
+    attempt: int = 1
+
+
+class ContextMade(Event, frozen=True, kw_only=True, tag="context.made"):
+    """A llama.cpp context for one kind of unit, with what it really is: `flash_attn` resolved, buffers in bytes."""
+
+    arm: str
+    phase: str
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq: int
+    flash_attn: bool | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+
+
+class PhaseStarted(Event, frozen=True, kw_only=True, tag="phase.started"):
+    """An arm enters a phase. `units` of it are planned, None where that is not known before. `why` it cools."""
+
+    arm: str
+    phase: str
+    units: int | None = None
+    attempt: int = 1
+    why: str = ""
+
+
+class PhaseProgress(Event, frozen=True, kw_only=True, tag="phase.progress"):
+    """How far a phase without units is, 0 to 1 (quantizing, loading)."""
+
+    arm: str
+    phase: str
+    fraction: float
+
+
+class PhaseDone(Event, frozen=True, kw_only=True, tag="phase.done"):
+    """The phase ended well."""
+
+    arm: str
+    phase: str
+    attempt: int = 1
+
+
+class PhaseFailed(Event, frozen=True, kw_only=True, tag="phase.failed"):
+    """The phase ended badly, why."""
+
+    arm: str
+    phase: str
+    error: str
+    attempt: int = 1
+
+
+class Ceiling(Event, frozen=True, kw_only=True, tag="ceiling"):
+    """A read bandwidth next to an arm, in 1e9 bytes per second.
+
+    `how` is measured, looked up, configured or absent, and is shown with that word; `repeats` are the single
+    measurements; `over` says which memory was read; `why` an absent one is absent.
+    """
+
+    arm: str
+    how: str
+    gb_s: float | None = None
+    repeats: tuple[float, ...] = ()
+    threads: int = 1
+    over: str = ""
+    device: str = "cpu"
+    why: str = ""
+
+
+class Sample(Event, frozen=True, kw_only=True, tag="sample"):
+    """Readings taken together; names as in READINGS. `pid` is the engine process that engine.* are of."""
+
+    readings: dict[str, float]
+    pid: int | None = None
+
+
+class UnitStarted(Event, frozen=True, kw_only=True, tag="unit.started"):
+    """The timed region of a unit begins at session time `at` (warm-up and depth prefill lie before it)."""
+
+    unit: Unit
+    at: float
+
+
+class Tokens(Event, frozen=True, kw_only=True, tag="tokens"):
+    """Tokens of a decode unit as they came: `first` is the index of the first in its repetition, `ns` one each."""
+
+    unit: Unit
+    first: int
+    ns: tuple[int, ...]
+
+
+class Perplexity(Event, frozen=True, kw_only=True, tag="perplexity"):
+    """One chunk scored: `scored` tokens, sum and sum of squares of their nll, in nats.
+
+    Per-token nll are float64 (little-endian) in `file` (relative to the session) from byte `offset`. The running
+    perplexity and its error follow from these sums (stats.intervals.perplexity), whatever the order of the chunks.
+    `chunks` is how many the arm will score; `ns` the chunk's share of its group's decoding, which began at `at`.
+    """
+
+    unit: Unit
+    chunk: int
+    chunks: int
+    scored: int
+    nll: float
+    nll2: float
+    at: float = 0.0
+    ns: int = 0
+    file: str = ""
+    offset: int = 0
+
+
+class UnitDone(Event, frozen=True, kw_only=True, tag="unit.done"):
+    """A unit is recorded: `tokens` in `ns`, its timed region from session time `at`, counters over that region."""
+
+    unit: Unit
+    at: float
+    tokens: int
+    ns: int
+    counters: Counters = Counters()
+
+
+class ArmDone(Event, frozen=True, kw_only=True, tag="arm.done"):
+    """All units of the arm are recorded, or dropped by a rule."""
+
+    arm: str
+    attempt: int = 1
+
+
+class ArmFailed(Event, frozen=True, kw_only=True, tag="arm.failed"):
+    """The arm ended badly: `outcome` of OUTCOMES, the engine's `signal` or `exit_code`, its last lines of stderr."""
+
+    arm: str
+    outcome: str
+    error: str
+    phase: str = ""
+    signal: int | None = None
+    exit_code: int | None = None
+    stderr: tuple[str, ...] = ()
+    attempt: int = 1
+
+
+class Control(Event, frozen=True, kw_only=True, tag="control"):
+    """A request from control.jsonl was taken; `offset` is where the next one begins, so none acts twice."""
+
+    request: str
+    offset: int
+    arm: str = ""
+
+
+class Beat(Event, frozen=True, kw_only=True, tag="beat"):
+    """The writer lives: once a second. `wall` and `boottime` tell clock jumps and a suspended machine apart."""
+
+    wall: float
+    boottime: float | None = None
+
+
+class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
+    """The writer ended: outcome ok, failed (some arm failed), interrupted (told to stop)."""
+
+    outcome: str
+
+
+class Unknown(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a newer quanttui wrote: kept, counted, skipped."""
+
+    n: int = -1
+    t: float = -1.0
+    event: str = ""
+
+
+Known = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
+    SessionOpened,
+    SessionResumed,
+    ProbeFound,
+    ProbeLost,
+    ArmStarted,
+    ArmLoaded,
+    ContextMade,
+    PhaseStarted,
+    PhaseProgress,
+    PhaseDone,
+    PhaseFailed,
+    Ceiling,
+    Sample,
+    UnitStarted,
+    Tokens,
+    Perplexity,
+    UnitDone,
+    ArmDone,
+    ArmFailed,
+    Control,
+    Beat,
+    SessionClosed,
+]
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Known)
+_unknown = msgspec.json.Decoder(Unknown)
+
+
+def encode(event: Event) -> bytes:
+    """One event as one line of JSON, newline included."""
+    return _encoder.encode(event) + b"\n"
+
+
+def decode(line: bytes) -> Event | Unknown:
+    """The event that a line holds.
+
+    Fields that a newer quanttui added are skipped; an event that it added comes back as `Unknown`.
+
+    Raises:
+        ValueError: the line is no event at all (torn, not JSON, a wrong type in a known field).
+    """
+    try:
+        event: Event = _decoder.decode(line)
+        return event
+    except msgspec.ValidationError as error:
+        if "Invalid value" in str(error) and "$.event" in str(error):
+            return _unknown.decode(line)
+        raise ValueError(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def plain(event: msgspec.Struct) -> dict[str, Any]:
+    """The event as plain dicts and lists."""
+    result: dict[str, Any] = msgspec.to_builtins(event)
+    return result

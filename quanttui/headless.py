@@ -1,0 +1,182 @@
+"""A session as plain progress lines: the screen's poor cousin, for pipes and logs. Follows the log like any viewer.
+
+On a terminal a bar with the time left stands below the lines; in a pipe there are only lines. Knows no sweep.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from quanttui import events as e
+from quanttui import session, summary
+from quanttui.format import clean, clock, duration, significant, size
+from quanttui.state import Arm, State
+
+PERIOD = 0.25
+"""Seconds between looks at the log."""
+
+
+class Lines:
+    """Prints what happens in a session until `done` is set and the log is read to its end.
+
+    Args:
+        terminal: draw a bar with the time left below the lines.
+    """
+
+    def __init__(self, folder: Path, out: TextIO, terminal: bool) -> None:
+        self._folder = folder
+        self._out = out
+        self._terminal = terminal
+        self._bar = ""
+        self.state = State()
+
+    def follow(self, done: threading.Event) -> State:
+        reader = session.Reader(self._folder)
+        ended = False
+        while not ended:
+            ended = done.wait(PERIOD)
+            for event in reader.events():
+                self.state.apply(event)
+                for line in lines(event, self.state):
+                    self._print(line)
+            self._draw()
+        self._erase()
+        reader.close()
+        return self.state
+
+    def _print(self, line: str) -> None:
+        self._erase()
+        self._write(line + "\n")
+
+    def _draw(self) -> None:
+        if not self._terminal or not self.state.opened or self.state.closed:
+            return
+        width = shutil.get_terminal_size().columns - 1
+        text = bar(self.state)[:width]
+        if text != self._bar:
+            self._erase()
+            self._write(text)
+            self._bar = text
+
+    def _erase(self) -> None:
+        if self._bar:
+            self._write("\r" + " " * len(self._bar) + "\r")
+            self._bar = ""
+
+    def _write(self, text: str) -> None:
+        """A reader that has gone away (a closed pipe, a terminal that hung up) does not end the sweep."""
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except (OSError, ValueError):
+            pass
+
+
+def bar(state: State) -> str:
+    """One line: how far the sweep is, and what is left of it."""
+    arms = list(state.arms.values())
+    over = sum(arm.outcome not in ("planned", "running") for arm in arms)
+    fraction, _ = summary.phase_left(state)
+    share = min(1.0, (over + 0.9 * (fraction or 0.0)) / max(1, len(arms)))
+    filled = round(20 * share)
+    left = summary.eta(state)
+    eta = f"{duration(left)} left" if left is not None else "time left not known yet"
+    return f"[{'#' * filled}{'.' * (20 - filled)}] {over}/{len(arms)} {clean(state.arm)} {state.phase}  {eta}"
+
+
+def lines(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
+    """What is worth a line of an event, given the state after it."""
+    for text in _texts(event, state):
+        yield f"{clock(event.t)}  {text}"
+
+
+def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
+    if isinstance(event, e.SessionOpened):
+        yield from _opening(event, state)
+    elif isinstance(event, e.SessionResumed):
+        yield f"resumed: {_count(state)} of {len(state.arms)} arms are recorded"
+    elif isinstance(event, e.ProbeLost):
+        yield f"no {event.probe}: {clean(event.why)}"
+    elif isinstance(event, e.ArmStarted):
+        again = f", attempt {event.attempt} in a fresh process" if event.attempt > 1 else ""
+        yield f"{_place(event.arm, state)}  {size(event.bytes)}, {event.bits_per_weight:.2f} bits per weight{again}"
+        if event.label_note:
+            yield f"{_place(event.arm, state)}  {clean(event.label_note)}"
+    elif isinstance(event, e.ArmLoaded):
+        offload = f", {event.gpu_layers}/{event.layers} layers on the GPU" if event.gpu_layers else ""
+        yield f"{_place(event.arm, state)}  loaded in {event.load_ns / 1e9:.2f} s, {event.threads} threads{offload}"
+    elif isinstance(event, e.Ceiling):
+        yield f"{_place(event.arm, state)}  {_ceiling(event)}"
+    elif isinstance(event, e.PhaseDone) and event.phase in ("prompt", "decode", "perplexity"):
+        yield f"{_place(event.arm, state)}  {_phase(event.phase, state.arms[event.arm], state)}"
+    elif isinstance(event, e.Perplexity) and (event.chunk + 1) % 20 == 0:
+        found = state.arms[event.unit.arm].perplexity()
+        if found:
+            place = _place(event.unit.arm, state)
+            yield f"{place}  perplexity {_error(found)} so far, chunk {event.chunk + 1}/{event.chunks}"
+    elif isinstance(event, e.ArmDone):
+        yield from _verdicts(event.arm, state)
+    elif isinstance(event, e.ArmFailed):
+        yield f"{_place(event.arm, state)}  {event.outcome}: {clean(event.error)}"
+        for line in event.stderr[-3:]:
+            yield f"{_place(event.arm, state)}    | {clean(line)}"
+    elif isinstance(event, e.Control):
+        yield f"asked to {event.request} {event.arm}".rstrip()
+    elif isinstance(event, e.SessionClosed):
+        text = state.notes[-1].text if state.notes else event.outcome
+        yield f"{text}: {_count(state)} of {len(state.arms)} arms recorded"
+
+
+def _opening(event: e.SessionOpened, state: State) -> Iterator[str]:
+    build = event.build
+    yield f"quanttui {build.quanttui}, llama.cpp {clean(build.llama_cpp)} (llama-cpp-python {build.llama_cpp_python})"
+    yield f"{clean(event.model)}: {len(event.plan)} arms on {clean(event.host.cpu)}, {event.settings.threads} threads"
+    for note in event.notes:
+        yield f"note: {clean(note)}"
+
+
+def _count(state: State) -> int:
+    return sum(arm.outcome not in ("planned", "running") for arm in state.arms.values())
+
+
+def _place(arm: str, state: State) -> str:
+    ids = list(state.arms)
+    return f"{ids.index(arm) + 1}/{len(ids)} {clean(arm):<9}"
+
+
+def _ceiling(event: e.Ceiling) -> str:
+    if event.gb_s is None:
+        return f"read bandwidth absent: {clean(event.why)}"
+    rate = significant(event.gb_s)
+    return f"read bandwidth {rate} GB/s, {event.how} over {clean(event.over)}, {event.threads} threads"
+
+
+def _phase(phase: str, arm: Arm, state: State) -> str:
+    if phase == "perplexity":
+        found = arm.perplexity()
+        return f"perplexity {_error(found)}, {len(arm.chunks)} chunks" if found else "perplexity: no chunk"
+    one = next(one for one in summary.summarize(state).arms if one.id == arm.id)
+    speed = one.prompt if phase == "prompt" else one.decode
+    if speed is None:
+        return f"{phase}: nothing timed"
+    star = "*" if phase == "decode" and one.tainted else ""
+    spread = f" ±{significant(speed.sd, 2)}" if speed.sd is not None else ""
+    return f"{phase} {significant(speed.tok_s, 4)}{star}{spread} tok/s (sd over {speed.n} repetitions)"
+
+
+def _error(found: tuple[float, float | None]) -> str:
+    value, error = found
+    return f"{value:.4f}" + (f" +/- {error:.5f}" if error is not None else "")
+
+
+def _verdicts(arm: str, state: State) -> Iterator[str]:
+    for one in summary.summarize(state).arms:
+        if one.id == arm:
+            for verdict in one.verdicts:
+                yield f"{_place(arm, state)}  {verdict.phase or 'arm'}: {clean(verdict.sentence)}"
+            if one.reproduced:
+                yield f"{_place(arm, state)}  {clean(one.reproduced)}"

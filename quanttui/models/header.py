@@ -1,0 +1,597 @@
+"""Headers of GGUF files: what a model file says of itself, checked against what it holds.
+
+Owns the reading of GGUF versions 2 and 3 (little-endian) with plain reads of the header's bytes: no tensor is touched,
+nothing is mapped, every count is held against the file's size before anything is kept. Must not know llama.cpp, arms
+or sessions. Whatever is wrong with a file becomes a `UserError` of one line that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeGuard
+
+from quanttui import quants
+from quanttui.errors import UserError
+from quanttui.events import Shape, TensorGroup
+from quanttui.format import clean
+
+Scalar = int | float | bool | str
+Value = int | float | bool | str | tuple[Scalar, ...]
+
+STRING_LIMIT = 4096
+"""Longer strings (chat templates) are skipped: only their length is kept."""
+ARRAY_LIMIT = 4096
+"""Longer arrays of numbers are skipped; per-layer ones have some hundreds of entries at most."""
+NAME_LIMIT = 65535
+"""Bytes of a key; the format's own limit."""
+STRINGS_LIMIT = 1 << 24
+"""Strings in one array; the largest vocabularies have 2^19 entries."""
+TENSOR_LIMIT = 1 << 17
+"""Tensors and keys of one file; the most seen are some 14,000."""
+LAYER_LIMIT = 4096
+"""Layers that are believed; llama.cpp's own limit is 512."""
+DEFAULT_ALIGNMENT = 32
+
+_CHUNK = 1 << 18
+_STRING, _ARRAY = 8, 9
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SPLIT = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
+_OLD_EXPERT = re.compile(r"\.ffn_(?:up|gate|down)\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: `shape` with the row length first, `bytes` of data from `offset` in the data section of its file.
+
+    `type` is ggml's name, or `type N` for a number that is not in the table; then `bytes` is what lies up to the next
+    tensor.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        """How many weights it holds."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+
+@dataclass(frozen=True)
+class Header:
+    """A model's header; of a split model the first part's metadata and all parts' tensors.
+
+    `metadata` has numbers, truth values, strings up to STRING_LIMIT bytes and number arrays up to ARRAY_LIMIT entries;
+    `lengths` the entries of every array and the bytes of every longer string. `file_bytes` is the size of all `files`;
+    `data_offset` is where the tensors of the first one begin.
+    """
+
+    path: Path
+    version: int
+    metadata: dict[str, Value]
+    lengths: dict[str, int]
+    tensors: tuple[Tensor, ...]
+    file_bytes: int
+    alignment: int
+    data_offset: int
+    files: tuple[Path, ...]
+
+
+def read(path: str | Path) -> Header:
+    """The header of a GGUF, and of all parts where it is split (`…-00001-of-00003.gguf`; any part may be given).
+
+    Raises:
+        UserError: no such file, not readable, not a GGUF, cut off (also when only tensor data is missing), absurd.
+    """
+    path = Path(path)
+    header = _read_file(path)
+    parts = header.metadata.get("split.count", 0)
+    if not isinstance(parts, int) or parts <= 1:
+        return header
+    files = _parts(path, parts)
+    headers = [header if file == path else _read_part(file, path) for file in files]
+    seen = Counter(tensor.name for each in headers for tensor in each.tensors)
+    twice = next((name for name, count in seen.items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{_name(path)} is a split model whose parts hold tensor {clean(twice, 80)!r} twice")
+    return replace(
+        headers[0],
+        tensors=tuple(tensor for each in headers for tensor in each.tensors),
+        file_bytes=sum(each.file_bytes for each in headers),
+        files=tuple(files),
+    )
+
+
+def shape(header: Header) -> Shape:
+    """The model's shape as the roofline needs it, from the metadata under the architecture's own prefix.
+
+    Raises:
+        UserError: the file holds no tensors, or its metadata is absurd.
+    """
+    if not header.tensors:
+        raise UserError(f"{_name(header.path)} holds no tensors: it is a vocabulary, not a model")
+    keys = _Keys(header)
+    layers = keys.number("block_count", maximum=LAYER_LIMIT)
+    width, heads = keys.number("embedding_length"), keys.largest("attention.head_count")
+    embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    tied = embedding is not None and all(tensor.name != "output.weight" for tensor in header.tensors)
+    rows = embedding.shape[1] if embedding is not None and len(embedding.shape) > 1 else 0
+    return Shape(
+        architecture=keys.architecture,
+        name=name(header),
+        layers=layers,
+        embedding=width,
+        vocabulary=header.lengths.get("tokenizer.ggml.tokens") or keys.number("vocab_size") or rows,
+        heads=heads,
+        head_count_kv=keys.per_layer("attention.head_count_kv", layers, default=heads),
+        key_length=keys.number("attention.key_length", default=width // heads if heads else 0),
+        value_length=keys.number("attention.value_length", default=width // heads if heads else 0),
+        context=keys.number("context_length"),
+        tied=tied,
+        feed_forward=keys.largest("feed_forward_length"),
+        experts=keys.number("expert_count"),
+        experts_used=keys.number("expert_used_count"),
+        window=keys.largest("attention.sliding_window"),
+        parameters=sum(tensor.elements for tensor in header.tensors),
+        tensors=_groups(header.tensors),
+    )
+
+
+def role(tensor: str) -> str:
+    """What part of the model a tensor of that name is: embedding, output, experts, block, other."""
+    if tensor == "token_embd.weight":
+        return "embedding"
+    if tensor == "output.weight":
+        return "output"
+    if "_exps." in tensor or _OLD_EXPERT.search(tensor):
+        return "experts"
+    return "block" if tensor.startswith("blk.") else "other"
+
+
+def name(header: Header) -> str:
+    """The model's name: general.name, else general.basename, else the file's; clean."""
+    for key in ("general.name", "general.basename"):
+        value = header.metadata.get(key)
+        if isinstance(value, str) and clean(value, 80):
+            return clean(value, 80)
+    return clean(header.path.stem, 80)
+
+
+def bits_per_weight(header: Header) -> float:
+    """Bits of tensor data per weight, all tensors together.
+
+    Raises:
+        UserError: the file holds no weights.
+    """
+    elements = sum(tensor.elements for tensor in header.tensors)
+    if not elements:
+        raise UserError(f"{_name(header.path)} holds no weights")
+    return sum(tensor.bytes for tensor in header.tensors) * 8 / elements
+
+
+def tensor_types(header: Header) -> dict[str, int]:
+    """How many tensors have each type, most first."""
+    return dict(Counter(tensor.type for tensor in header.tensors).most_common())
+
+
+def sha256(path: Path, cache: Path, progress: Callable[[float], None] | None = None) -> str:
+    """The file's SHA-256 in hex; `progress` gets the share read so far, 0 to 1. See `hashing`."""
+    reading = hashing(path, cache)
+    while True:
+        try:
+            fraction = next(reading)
+        except StopIteration as done:
+            return str(done.value)
+        if progress is not None:
+            progress(fraction)
+
+
+def hashing(path: Path, cache: Path) -> Generator[float, None, str]:
+    """The file's SHA-256 in hex, remembered in the folder `cache` by path, size and time of change.
+
+    Yields the share read so far, 0 to 1, every 64 MiB; nothing where the digest is remembered.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        key = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+        note = cache / "sha256" / (hashlib.sha256(os.fsencode(str(key[0]))).hexdigest()[:32] + ".json")
+        known = _remembered(note, key)
+        if known is None:
+            known = yield from _digest(path, status.st_size)
+            _remember(note, [*key, known])
+    except OSError as error:
+        _fail(path, error)
+    return known
+
+
+def _digest(path: Path, size: int) -> Generator[float, None, str]:
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            done += len(block)
+            if done % (1 << 26) < len(block):
+                yield min(1.0, done / size) if size else 1.0
+    return digest.hexdigest()
+
+
+def _remembered(note: Path, key: list[object]) -> str | None:
+    try:
+        *found, digest = json.loads(note.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return None
+    return digest if found == key and isinstance(digest, str) else None
+
+
+def _remember(note: Path, entry: list[object]) -> None:
+    """A cache that cannot be written costs time, never the answer."""
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False, encoding="utf-8") as file:
+            json.dump(entry, file)
+        os.replace(file.name, note)
+    except OSError:
+        return
+
+
+class _Keys:
+    """Typed look-ups under the architecture's prefix. Wrong types and negative numbers count as absent."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        architecture = header.metadata.get("general.architecture")
+        self._prefix = architecture if isinstance(architecture, str) else ""
+        self.architecture = clean(self._prefix, 40)
+
+    def number(self, key: str, default: int = 0, maximum: int = 1 << 40) -> int:
+        """A whole number, or `default` where there is none."""
+        value = self._header.metadata.get(f"{self._prefix}.{key}")
+        return default if not _is_count(value) else self._bounded(key, value, maximum)
+
+    def largest(self, key: str, default: int = 0) -> int:
+        """A whole number, or the largest of a per-layer array of them."""
+        value = self._header.metadata.get(f"{self._prefix}.{key}")
+        if isinstance(value, tuple):
+            return max((self._bounded(key, entry) for entry in value if _is_count(entry)), default=default)
+        return self.number(key, default)
+
+    def per_layer(self, key: str, layers: int, default: int) -> tuple[int, ...]:
+        """One whole number per layer, whether the file gives one for all or one each."""
+        value = self._header.metadata.get(f"{self._prefix}.{key}")
+        if isinstance(value, tuple) and len(value) >= layers:
+            return tuple(self._bounded(key, entry) if _is_count(entry) else 0 for entry in value[:layers])
+        return (self.number(key, default),) * layers
+
+    def _bounded(self, key: str, value: int, maximum: int = 1 << 40) -> int:
+        if value > maximum:
+            raise UserError(f"{_name(self._header.path)} says {clean(self._prefix, 40)}.{key} = {value}: damaged?")
+        return value
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _groups(tensors: Iterable[Tensor]) -> tuple[TensorGroup, ...]:
+    groups: dict[tuple[str, str], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((role(tensor.name), tensor.type), []).append(tensor)
+    return tuple(
+        TensorGroup(
+            role=part,
+            type=kind,
+            count=len(members),
+            elements=sum(tensor.elements for tensor in members),
+            bytes=sum(tensor.bytes for tensor in members),
+        )
+        for (part, kind), members in sorted(groups.items())
+    )
+
+
+def _parts(path: Path, parts: int) -> list[Path]:
+    """The files of a split model in order, the given one among them."""
+    match = _SPLIT.match(path.name)
+    if match is None or int(match["parts"]) != parts:
+        raise UserError(
+            f"{_name(path)} is one of {parts} parts but is not named so; rename it to …-00001-of-{parts:05}.gguf"
+        )
+    return [
+        path if int(match["part"]) == part else path.with_name(f"{match['stem']}-{part:05}-of-{match['parts']}.gguf")
+        for part in range(1, parts + 1)
+    ]
+
+
+def _read_part(file: Path, asked: Path) -> Header:
+    if not file.exists():
+        raise UserError(f"{_name(asked)} is split and its part {clean(file.name, 120)} is missing; put it beside it")
+    return _read_file(file)
+
+
+def _read_file(path: Path) -> Header:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UserError(f"{_name(path)} is a folder, not a GGUF file")
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{_name(path)} is no regular file, so it cannot be a GGUF")
+        with path.open("rb", buffering=0) as file:
+            return _Reader(file, path, os.fstat(file.fileno()).st_size).header()
+    except (OSError, ValueError) as error:
+        _fail(path, error)
+
+
+def _fail(path: Path, error: Exception) -> NoReturn:
+    if isinstance(error, FileNotFoundError):
+        raise UserError(f"{_name(path)}: there is no such file") from None
+    if isinstance(error, PermissionError):
+        raise UserError(f"{_name(path)} may not be read: permission denied") from None
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    raise UserError(f"{_name(path)} cannot be read: {clean(reason, 120)}") from None
+
+
+def _name(path: Path) -> str:
+    return clean(str(path), 200)
+
+
+class _Reader:
+    """Reads one file's header from its start to the end of its tensor list, a chunk at a time."""
+
+    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+        self._file = file
+        self._path = path
+        self._size = size
+        self._chunk = b""
+        self._start = 0
+        self._at = 0
+
+    def header(self) -> Header:
+        """All of it.
+
+        Raises:
+            UserError: see `read`.
+        """
+        version = self._version()
+        tensor_count, key_count = self._count(24, "tensors"), self._count(12, "metadata keys")
+        metadata: dict[str, Value] = {}
+        lengths: dict[str, int] = {}
+        for _ in range(key_count):
+            self._entry(metadata, lengths)
+        alignment = self._alignment(metadata)
+        infos = [self._info() for _ in range(tensor_count)]
+        data_offset = _padded(self._position, alignment)
+        return Header(
+            path=self._path,
+            version=version,
+            metadata=metadata,
+            lengths=lengths,
+            tensors=self._tensors(infos, data_offset, alignment),
+            file_bytes=self._size,
+            alignment=alignment,
+            data_offset=data_offset,
+            files=(self._path,),
+        )
+
+    def bad(self, why: str) -> NoReturn:
+        """Give up on the file."""
+        raise UserError(f"{_name(self._path)} {why}")
+
+    @property
+    def _position(self) -> int:
+        return self._start + self._at
+
+    def _version(self) -> int:
+        magic = self._take(4) if self._size >= 4 else b""
+        if magic != b"GGUF":
+            self._not_a_gguf()
+        raw = self._take(4)
+        version = int.from_bytes(raw, "little")
+        if version & 0xFFFF == 0 and version:
+            self.bad("is a big-endian GGUF; this program reads little-endian ones: convert it")
+        if version not in (2, 3):
+            self.bad(f"is a GGUF of version {version}; versions 2 and 3 are read")
+        return version
+
+    def _not_a_gguf(self) -> NoReturn:
+        if not self._size:
+            self.bad("is empty")
+        self._at = 0
+        start = self._take(min(self._size, 40))
+        if start.startswith(b"version https://git-lfs"):
+            self.bad("is a Git LFS pointer, not the model itself: run `git lfs pull` in its repository")
+        if start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
+            self.bad("is in the format that came before GGUF: convert it with llama.cpp of 2023, or get it as a GGUF")
+        self.bad(f"is not a GGUF: it begins with {clean(repr(start[:8]), 40)}")
+
+    def _entry(self, metadata: dict[str, Value], lengths: dict[str, int]) -> None:
+        key = self._text(NAME_LIMIT)
+        if key in metadata or key in lengths:
+            self.bad(f"is damaged: its metadata has {clean(key, 80)!r} twice")
+        kind = self._number("I")
+        if kind == _ARRAY:
+            self._array(key, metadata, lengths)
+        elif kind == _STRING:
+            length = self._length(1, key)
+            if length > STRING_LIMIT:
+                lengths[key] = length
+                self._skip(length)
+            else:
+                metadata[key] = self._take(length).decode("utf-8", "replace")
+        elif kind in _FORMATS:
+            metadata[key] = self._scalar(kind)
+        else:
+            self.bad(f"is damaged: {clean(key, 80)!r} has no known type ({kind})")
+
+    def _array(self, key: str, metadata: dict[str, Value], lengths: dict[str, int]) -> None:
+        kind = self._number("I")
+        if kind == _STRING:
+            lengths[key] = self._length(8, key)
+            if lengths[key] > STRINGS_LIMIT:
+                self.bad(f"is damaged: {clean(key, 80)!r} claims {lengths[key]} strings")
+            self._skip_strings(lengths[key])
+            return
+        if kind not in _FORMATS:
+            self.bad(f"is damaged: {clean(key, 80)!r} is an array of no known type ({kind})")
+        width = struct.calcsize(_FORMATS[kind])
+        lengths[key] = self._length(width, key)
+        if lengths[key] > ARRAY_LIMIT:
+            self._skip(lengths[key] * width)
+        else:
+            raw = self._take(lengths[key] * width)
+            metadata[key] = struct.unpack(f"<{lengths[key]}{_FORMATS[kind]}", raw)
+
+    def _alignment(self, metadata: dict[str, Value]) -> int:
+        value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0 or value & (value - 1):
+            self.bad(f"is damaged: its alignment is {clean(str(value), 40)}, no power of two")
+        return value
+
+    def _info(self) -> tuple[str, tuple[int, ...], int, int]:
+        """A tensor's name, shape, type number and offset in the data section."""
+        tensor = self._text(NAME_LIMIT)
+        dimensions = self._number("I")
+        if dimensions > 4:
+            self.bad(f"is damaged: tensor {clean(tensor, 80)!r} claims {dimensions} dimensions")
+        lengths = tuple(self._number("Q") for _ in range(dimensions))
+        kind, offset = self._number("I"), self._number("Q")
+        elements = 1
+        for length in lengths:
+            elements *= length
+        if elements >= 1 << 63 or any(length >= 1 << 63 for length in lengths):
+            self.bad(f"is damaged: tensor {clean(tensor, 80)!r} claims {elements} weights")
+        return tensor, lengths, kind, offset
+
+    def _tensors(
+        self, infos: list[tuple[str, tuple[int, ...], int, int]], data_offset: int, alignment: int
+    ) -> tuple[Tensor, ...]:
+        """The tensors, each where the one before it ends, as llama.cpp demands."""
+        names: set[str] = set()
+        tensors: list[Tensor] = []
+        expected = 0
+        for index, (tensor, lengths, kind, offset) in enumerate(infos):
+            if tensor in names:
+                self.bad(f"is damaged: it has tensor {clean(tensor, 80)!r} twice")
+            names.add(tensor)
+            if offset != expected:
+                self.bad(f"is damaged: tensor {clean(tensor, 80)!r} lies at {offset}, not at {expected}")
+            known = quants.TENSOR_TYPES.get(kind)
+            if known is not None:
+                size = self._bytes(tensor, lengths, known)
+            else:
+                size = (infos[index + 1][3] if index + 1 < len(infos) else self._size - data_offset) - offset
+                if size < 0 or offset + size > self._size:
+                    self.bad(f"is damaged: tensor {clean(tensor, 80)!r} of type {kind} has no place in it")
+            expected = infos[index + 1][3] if known is None and index + 1 < len(infos) else offset + size
+            expected = _padded(expected, alignment)
+            tensors.append(Tensor(tensor, known.name if known else f"type {kind}", lengths, size, offset))
+        end = data_offset + max((tensor.offset + tensor.bytes for tensor in tensors), default=0)
+        if tensors and end > self._size:
+            self._cut_off(end)
+        return tuple(tensors)
+
+    def _bytes(self, tensor: str, lengths: tuple[int, ...], kind: quants.TensorType) -> int:
+        row = lengths[0] if lengths else 1
+        if row % kind.block:
+            self.bad(f"is damaged: tensor {clean(tensor, 80)!r} has rows of {row}, no multiple of {kind.name}'s block")
+        elements = 1
+        for length in lengths:
+            elements *= length
+        return elements // kind.block * kind.bytes
+
+    def _cut_off(self, needed: int) -> NoReturn:
+        self.bad(f"is cut off: it needs {needed} bytes and has {self._size}; get it again")
+
+    def _count(self, least: int, what: str) -> int:
+        """A count of things of at least `least` bytes each, believed only as far as the file could hold them."""
+        count = self._number("Q")
+        if count > min(TENSOR_LIMIT, self._size // least):
+            self.bad(f"is damaged: it claims {count} {what} in {self._size} bytes")
+        return count
+
+    def _length(self, width: int, key: str) -> int:
+        """The length of a string or array of which each entry takes at least `width` bytes."""
+        length = self._number("Q")
+        if length > 1 << 48:
+            self.bad(f"is damaged: {clean(key, 80)!r} claims {length} entries")
+        if self._position + length * width > self._size:
+            self._cut_off(self._position + length * width)
+        return length
+
+    def _text(self, limit: int) -> str:
+        length = self._number("Q")
+        if length > limit:
+            self.bad(f"is damaged at byte {self._position - 8}: a name of {length} bytes")
+        return self._take(length).decode("utf-8", "replace")
+
+    def _scalar(self, kind: int) -> Scalar:
+        form = _FORMATS[kind]
+        value: Scalar = struct.unpack("<" + form, self._take(struct.calcsize(form)))[0]
+        return value
+
+    def _number(self, form: str) -> int:
+        width = 4 if form == "I" else 8
+        return int.from_bytes(self._take(width), "little")
+
+    def _take(self, count: int) -> bytes:
+        end = self._at + count
+        if end > len(self._chunk):
+            self._fill(count)
+            end = count
+        taken = self._chunk[self._at : end]
+        self._at = end
+        return taken
+
+    def _fill(self, count: int) -> None:
+        """Bring the next `count` bytes into the chunk, from the present position on."""
+        position = self._position
+        if position + count > self._size:
+            self._cut_off(position + count)
+        self._file.seek(position)
+        wanted, parts, have = min(max(count, _CHUNK), self._size - position), [], 0
+        while have < wanted and (block := self._file.read(wanted - have)):
+            parts.append(block)
+            have += len(block)
+        if have < count:
+            self.bad("shrank while it was read; is it still being written?")
+        self._chunk, self._start, self._at = b"".join(parts), position, 0
+
+    def _skip(self, count: int) -> None:
+        if self._position + count > self._size:
+            self._cut_off(self._position + count)
+        self._at += count
+        if self._at > len(self._chunk):
+            self._start, self._at, self._chunk = self._position, 0, b""
+
+    def _skip_strings(self, count: int) -> None:
+        """Step over `count` strings: half a million of them in a vocabulary, so the loop is kept short."""
+        unpack = struct.Struct("<Q").unpack_from
+        while count:
+            chunk, at, last = self._chunk, self._at, len(self._chunk) - 8
+            while count and at <= last:
+                at += 8 + unpack(chunk, at)[0]
+                count -= 1
+            self._at = min(at, len(chunk))
+            self._skip(at - self._at)
+            if count:
+                self._fill(8)
+
+
+def _padded(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment

@@ -1,0 +1,467 @@
+"""Importance matrices: reads them, computes them, writes them.
+
+An importance matrix holds, for each weight matrix, the mean squared activation of each of its input columns; quantizing
+weighs its rounding errors with it. Owns both file forms (GGUF and the older .dat) and the collection through llama.cpp's
+evaluation callback. Must not know how the matrix is used, nor print anything.
+
+Formats and rules: llama.cpp, tools/imatrix, common/imatrix-loader and tools/quantize.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from quanttui.errors import UserError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+SUMS, COUNTS = ".in_sum2", ".counts"
+SMALLEST_BATCH = 16
+"""llama-imatrix passes over products of fewer rows than this."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Raw sums of one computation, by weight name: squared activations, float64 (matrices, columns), and the rows that
+    went into each matrix, int64 (matrices,). Matrices are experts where a tensor has them, else one."""
+
+    sums: dict[str, Array]
+    counts: dict[str, Array]
+    chunks: int
+    n_ctx: int
+
+    def means(self) -> dict[str, Array]:
+        """What `load` gives once this is saved."""
+        return {name: mean(self.sums[name].astype(np.float32), self.counts[name]) for name in self.sums}
+
+
+def mean(sums: Array, counts: Array) -> Array:
+    """Float32 sums (matrices, columns) over row counts (matrices,), flat; 1 throughout a matrix that saw no row."""
+    seen = counts.astype(np.float32)[:, None]
+    return np.where(seen > 0, sums / np.maximum(seen, np.float32(1)), np.float32(1)).astype(np.float32).ravel()
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Mean squared activation per column by weight name, float32 (matrices * columns,), as llama-quantize takes it.
+
+    Reads the GGUF form and the .dat form. Raises UserError for a file that is missing, cut short, no importance matrix,
+    or holds a value that is negative or not finite. No count in the file makes it read more than the file is long.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            source = _Source(file, path)
+            matrix = _load_gguf(source) if source.peek(4) == b"GGUF" else _load_dat(source)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    for name, values in matrix.items():
+        if not np.isfinite(values).all() or (values < 0).any():
+            raise source.bad(f"a value of {name!r} is negative or not finite")
+    return matrix
+
+
+class _Source:
+    """A file read in bounds: nothing is taken that is not there."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self.size = os.fstat(file.fileno()).st_size
+
+    def bad(self, why: str) -> UserError:
+        return UserError(f"{self._path}: no usable importance matrix: {why}; make it anew or name another file")
+
+    @property
+    def at(self) -> int:
+        return self._file.tell()
+
+    @property
+    def left(self) -> int:
+        return self.size - self.at
+
+    def seek(self, at: int) -> None:
+        self._file.seek(at)
+
+    def peek(self, n: int) -> bytes:
+        head = self._file.read(n)
+        self._file.seek(-len(head), os.SEEK_CUR)
+        return head
+
+    def check(self, n: int) -> int:
+        if not 0 <= n <= self.left:
+            raise self.bad("the file ends early")
+        return n
+
+    def take(self, n: int) -> bytes:
+        data = self._file.read(self.check(n))
+        if len(data) != n:
+            raise self.bad("the file ends early")
+        return data
+
+    def skip(self, n: int) -> None:
+        self._file.seek(self.check(n), os.SEEK_CUR)
+
+    def number(self, form: str) -> Any:
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
+
+    def text(self, length_form: str) -> str:
+        try:
+            return self.take(self.number(length_form)).decode()
+        except UnicodeDecodeError:
+            raise self.bad("a name in it is not UTF-8") from None
+
+    def floats(self, n: int) -> Array:
+        self.check(4 * n)
+        return np.frombuffer(self.take(4 * n), "<f4").astype(np.float32)
+
+
+def _load_dat(source: _Source) -> dict[str, Array]:
+    """int32 entries; each: int32 length, name, int32 calls, int32 values, float32 sums; then, optional, calls and dataset."""
+    matrix: dict[str, Array] = {}
+    entries = source.number("i")
+    if entries < 1:
+        raise source.bad("it has no entries")
+    for _ in range(entries):
+        name = source.text("i")
+        calls, values = source.number("i"), source.number("i")
+        if values < 1 or not name or name in matrix:
+            raise source.bad(f"entry {len(matrix) + 1} is empty or repeated")
+        sums = source.floats(values)
+        matrix[name] = sums / np.float32(calls) if calls > 0 else sums
+    if source.left:
+        source.number("i")
+        source.text("i")
+    return matrix
+
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY, _F32 = 8, 9, 0
+
+
+def _load_gguf(source: _Source) -> dict[str, Array]:
+    source.skip(4)
+    version = source.number("I")
+    if version not in (2, 3):
+        raise source.bad(f"GGUF version {version} is not known")
+    n_tensors, n_keys = source.number("Q"), source.number("Q")
+    keys = dict(_key(source) for _ in range(n_keys))
+    missing = {DATASETS, CHUNK_COUNT, CHUNK_SIZE} - keys.keys()
+    if missing:
+        raise source.bad(f"the key {min(missing)} is missing")
+    tensors: dict[str, tuple[int, int]] = {}
+    for _ in range(n_tensors):
+        name, elements, offset = _tensor(source)
+        if name in tensors:
+            raise source.bad(f"{name!r} is there twice")
+        tensors[name] = elements, offset
+    align = keys.get("general.alignment", 32)
+    if not isinstance(align, int) or align < 1:
+        raise source.bad("general.alignment makes no sense")
+    start = -(-source.at // align) * align
+    names = sorted(name.removesuffix(SUMS) for name in tensors if name.endswith(SUMS))
+    if not names or {name.removesuffix(COUNTS) for name in tensors if name.endswith(COUNTS)} != set(names):
+        raise source.bad("sums and counts do not pair up")
+
+    def values(name: str) -> Array:
+        elements, offset = tensors[name]
+        at, padded = start + offset, -(-4 * elements // align) * align
+        if at > source.size:
+            raise source.bad("the file ends early")
+        source.seek(at)
+        source.check(padded)
+        return source.floats(elements)
+
+    return {name: _means(source, name, values(name + SUMS), values(name + COUNTS)) for name in names}
+
+
+def _means(source: _Source, name: str, sums: Array, counts: Array) -> Array:
+    if not np.isfinite(counts).all() or (counts < 0).any() or len(sums) % len(counts):
+        raise source.bad(f"the counts of {name!r} make no sense")
+    return mean(sums.reshape(len(counts), -1), np.rint(counts))
+
+
+def _key(source: _Source) -> tuple[str, object]:
+    """A key with its value where that is a number, else None."""
+    name, kind = source.text("Q"), source.number("I")
+    if kind in _SCALARS:
+        return name, source.number(_SCALARS[kind])
+    if kind == _STRING:
+        source.skip(source.number("Q"))
+    elif kind == _ARRAY:
+        kind, n = source.number("I"), source.number("Q")
+        if kind in _SCALARS:
+            source.skip(n * struct.calcsize("<" + _SCALARS[kind]))
+        elif kind == _STRING:
+            for _ in range(n):
+                source.skip(source.number("Q"))
+        else:
+            raise source.bad(f"the key {name!r} has an unknown type")
+    else:
+        raise source.bad(f"the key {name!r} has an unknown type")
+    return name, None
+
+
+def _tensor(source: _Source) -> tuple[str, int, int]:
+    """Name, number of elements and offset of one float32 tensor."""
+    name, n_dims = source.text("Q"), source.number("I")
+    if not 1 <= n_dims <= 4:
+        raise source.bad(f"{name!r} has {n_dims} dimensions")
+    elements = prod(source.number("Q") for _ in range(n_dims))
+    kind, offset = source.number("I"), source.number("Q")
+    if not name.endswith((SUMS, COUNTS)):
+        raise source.bad(f"it holds {name!r}, as a model would")
+    if kind != _F32 or not elements:
+        raise source.bad(f"{name!r} is not float32")
+    return name, elements, offset
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def save(path: str | os.PathLike[str], collected: Collected, dataset: str) -> None:
+    """Write the GGUF form; `dataset` says what text it was computed over."""
+    import gguf
+
+    out = gguf.GGUFWriter(path, arch="")
+    out.add_type("imatrix")
+    out.add_array(DATASETS, [dataset])
+    out.add_uint32(CHUNK_COUNT, collected.chunks)
+    out.add_uint32(CHUNK_SIZE, collected.n_ctx)
+    for name in sorted(collected.sums):
+        out.add_tensor(name + SUMS, collected.sums[name].astype(np.float32))
+        out.add_tensor(name + COUNTS, collected.counts[name].astype(np.float32)[:, None])
+    try:
+        out.write_header_to_file()
+        out.write_kv_data_to_file()
+        out.write_tensors_to_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        out.close()
+
+
+# -- computing ---------------------------------------------------------------------------------------------------------
+
+
+class _Tensor(ctypes.Structure):
+    """ggml_tensor as ggml.h lays it out, up to its name; `_ggml` checks that it does."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int), ("buffer", ctypes.c_void_p), ("ne", ctypes.c_int64 * 4), ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int), ("op_params", ctypes.c_int32 * 16), ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * 10), ("view_src", ctypes.c_void_p), ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p), ("name", ctypes.c_char * 64),
+]  # fmt: skip
+
+
+@dataclass
+class _Collector:
+    """Sums up what flows into the weights while llama.cpp evaluates; `__call__` is its evaluation callback."""
+
+    ggml: Any
+    output: bool
+    sums: dict[str, Array] = field(default_factory=dict)
+    counts: dict[str, Array] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def __call__(self, address: int, ask: bool, _: object) -> bool:
+        try:
+            tensor = _Tensor.from_address(address)
+            if ask:
+                return self.wants(tensor)
+            self.add(tensor)
+        except Exception as error:  # nothing may be raised through llama.cpp: it is raised once the decode has ended
+            self.error = error
+            return False
+        return True
+
+    def wants(self, tensor: _Tensor) -> bool:
+        op = self.ggml.ggml_op_name(tensor.op)
+        if op == b"MUL_MAT_ID":
+            return True
+        if op != b"MUL_MAT":
+            return False
+        name, given = _weight(tensor), tensor.src[1].contents
+        if given.ne[1] < SMALLEST_BATCH or given.type != _F32:
+            return False
+        return name.startswith("blk.") or (self.output and name == "output.weight")
+
+    def add(self, tensor: _Tensor) -> None:
+        name, weight = _weight(tensor), tensor.src[0].contents
+        x = self.read(tensor.src[1].contents, np.float32)
+        if self.ggml.ggml_op_name(tensor.op) == b"MUL_MAT_ID":
+            self.add_experts(name, weight.ne[2], x, self.read(tensor.src[2].contents, np.int32)[0, 0])
+        else:
+            self.add_dense(name, (weight.ne[3], weight.ne[2]), x)
+
+    def entry(self, name: str, matrices: int, columns: int) -> tuple[Array, Array]:
+        sums = self.sums.setdefault(name, np.zeros((matrices, columns)))
+        return sums, self.counts.setdefault(name, np.zeros(matrices, np.int64))
+
+    def add_dense(self, name: str, stack: tuple[int, int], x: Array) -> None:
+        """x (i3, i2, row, column); the matrices of the weight repeat over i3 and i2."""
+        n3, n2 = stack
+        sums, counts = self.entry(name, n3 * n2, x.shape[3])
+        for i3, i2 in np.ndindex(x.shape[:2]):
+            rows, matrix = x[i3, i2], (i3 % n3) * n2 + i2 % n2
+            sums[matrix] += np.einsum("rc,rc->c", rows, rows)
+            counts[matrix] += len(rows)
+
+    def add_experts(self, name: str, experts: int, x: Array, ids: Array) -> None:
+        """x (1, token, used or 1, column), ids (token, used): which expert each row went to."""
+        sums, counts = self.entry(name, experts, x.shape[3])
+        rows = np.broadcast_to(x[0], (*ids.shape, x.shape[3]))
+        for expert in np.unique(ids):
+            routed = rows[ids == expert]
+            sums[expert] += np.einsum("rc,rc->c", routed, routed)
+            counts[expert] += len(routed)
+
+    def read(self, tensor: _Tensor, kind: Any) -> Array:
+        """The tensor's values from wherever they lie, dimensions outermost first."""
+        size = self.ggml.ggml_nbytes(ctypes.byref(tensor))
+        buffer = ctypes.create_string_buffer(size)
+        self.ggml.ggml_backend_tensor_get(ctypes.byref(tensor), buffer, 0, size)
+        return np.ndarray(tuple(tensor.ne)[::-1], kind, buffer, strides=tuple(tensor.nb)[::-1])
+
+
+def _weight(tensor: _Tensor) -> str:
+    """The weight's name, less what a backend put around it (`CUDA0#blk.0.attn_k.weight#0`)."""
+    name: str = tensor.src[0].contents.name.decode(errors="replace")
+    return name.split("#")[1] if "#" in name else name
+
+
+def compute(
+    model: str | os.PathLike[str],
+    text: str | Sequence[int],
+    *,
+    n_ctx: int = 512,
+    chunks: int | None = None,
+    output: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Collected:
+    """Run the model over text (or token ids) and sum up the squared activations, as llama-imatrix does.
+
+    Chunks of n_ctx tokens, all of them unless `chunks` bounds them, each beginning with BOS where the vocabulary adds it.
+    `output`: collect for output.weight too. `progress(done, of)` is called after each chunk. Raises UserError for a model
+    that llama.cpp cannot load, and for text shorter than two chunks.
+    """
+    import llama_cpp as llama
+
+    ggml = _ggml()
+    collector = _Collector(ggml, output)
+    callback = llama.ggml_backend_sched_eval_callback(collector)
+    fields = {"n_ctx": n_ctx, "n_batch": n_ctx, "n_ubatch": min(n_ctx, 512), "cb_eval": callback}
+    if threads is not None:
+        fields |= {"n_threads": threads, "n_threads_batch": threads}
+    with _model(Path(model)) as loaded, _context(loaded, model, fields) as context:
+        vocabulary = llama.llama_model_get_vocab(loaded)
+        if llama.llama_vocab_get_add_eos(vocabulary):
+            raise UserError(f"{model}: its vocabulary ends every text with EOS; no importance matrix can be computed")
+        tokens = _tokenize(vocabulary, text) if isinstance(text, str) else list(text)
+        if len(tokens) < 2 * n_ctx:
+            raise UserError(f"the text makes {len(tokens)} tokens; an importance matrix needs {2 * n_ctx} or more")
+        total = min(len(tokens) // n_ctx, chunks or len(tokens))
+        bos = llama.llama_vocab_bos(vocabulary) if llama.llama_vocab_get_add_bos(vocabulary) else None
+        for done in range(total):
+            chunk = tokens[done * n_ctx : (done + 1) * n_ctx]
+            _decode(context, [bos, *chunk[1:]] if bos is not None else chunk)
+            if collector.error is not None:
+                raise collector.error
+            if progress is not None:
+                progress(done + 1, total)
+    return Collected(collector.sums, collector.counts, total, n_ctx)
+
+
+def _ggml() -> Any:
+    """The ggml library that llama_cpp loaded, after checking that its tensors are laid out as `_Tensor` says."""
+    import llama_cpp
+    from llama_cpp._ctypes_extensions import load_shared_library
+
+    ggml = load_shared_library("ggml-base", llama_cpp.llama_cpp._base_path)
+    ggml.ggml_op_name.argtypes, ggml.ggml_op_name.restype = [ctypes.c_int], ctypes.c_char_p
+    ggml.ggml_nbytes.argtypes, ggml.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+    ggml.ggml_get_name.argtypes, ggml.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_void_p
+    ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    ggml.ggml_backend_tensor_get.restype = None
+    tensor = _Tensor()
+    if ggml.ggml_get_name(ctypes.byref(tensor)) != ctypes.addressof(tensor) + _Tensor.name.offset:
+        raise UserError("this llama.cpp lays out its tensors in a way not known here; install llama-cpp-python 0.3.36")
+    return ggml
+
+
+@contextmanager
+def _model(path: Path) -> Iterator[Any]:
+    import llama_cpp as llama
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    llama.llama_backend_init()
+    model = llama.llama_model_load_from_file(os.fsencode(path), llama.llama_model_default_params())
+    if not model:
+        raise UserError(f"{path}: llama.cpp cannot load it")
+    try:
+        yield model
+    finally:
+        llama.llama_model_free(model)
+
+
+@contextmanager
+def _context(model: Any, path: str | os.PathLike[str], fields: dict[str, Any]) -> Iterator[Any]:
+    import llama_cpp as llama
+
+    params = llama.llama_context_default_params()
+    unknown = fields.keys() - {name for name, *_ in params._fields_}
+    if unknown:
+        raise UserError(f"this llama.cpp has no context setting {min(unknown)}; install llama-cpp-python 0.3.36")
+    for name, value in fields.items():
+        setattr(params, name, value)
+    context = llama.llama_init_from_model(model, params)
+    if not context:
+        raise UserError(f"{path}: llama.cpp cannot run it with {fields['n_ctx']} tokens of context")
+    try:
+        yield context
+    finally:
+        llama.llama_free(context)
+
+
+def _tokenize(vocabulary: Any, text: str) -> list[int]:
+    import llama_cpp as llama
+
+    data = text.encode()
+    room = len(data) + 2
+    tokens = (llama.llama_token * room)()
+    n = llama.llama_tokenize(vocabulary, data, len(data), tokens, room, True, False)
+    return list(tokens[:n])
+
+
+def _decode(context: Any, tokens: Sequence[int]) -> None:
+    """Evaluate one chunk from empty memory, with an output for every token, so that the last block sees all rows."""
+    import llama_cpp as llama
+
+    llama.llama_memory_clear(llama.llama_get_memory(context), True)
+    batch = llama.llama_batch_init(len(tokens), 0, 1)
+    try:
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        status = llama.llama_decode(context, batch)
+    finally:
+        llama.llama_batch_free(batch)
+    if status < 0:
+        raise UserError(f"llama.cpp could not evaluate a chunk of the text (llama_decode: {status})")

@@ -1,0 +1,255 @@
+"""From the MODEL arguments of a command to the arms of a sweep: which files there are and which are to be made.
+
+Owns the meaning of a MODEL argument and the names of arms. Reads headers; runs nothing, writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quanttui import quants
+from quanttui.errors import UserError
+from quanttui.events import PlannedArm
+from quanttui.format import clean
+from quanttui.models import header as headers
+from quanttui.models import label, pocket, quantize
+from quanttui.models.header import Header
+
+FOLDER_DEPTH = 3
+"""How many folders below the named one are looked into."""
+
+_NOT_YET = {
+    "hf": "Hugging Face repositories",
+    "ollama": "Ollama models",
+    "ghost": "random-weight models",
+}
+_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_NO_MODEL = frozenset({"mmproj", "imatrix", "adapter", "vocab"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """A GGUF that was named or lies in a folder: its header, or the reason why it has none."""
+
+    path: Path
+    header: Header | None
+    error: str = ""
+
+    @property
+    def label(self) -> str:
+        """The quant that it claims to be."""
+        return (label.claimed(self.header) if self.header else label.from_name(self.path.name)) or "unknown"
+
+    @property
+    def bytes(self) -> int | None:
+        """Its size, None where there is no such file."""
+        if self.header is not None:
+            return self.header.file_bytes
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return None
+
+
+def resolve(
+    models: Sequence[str], quants_spec: str | None = None, *, imatrix: str = ""
+) -> tuple[str, tuple[PlannedArm, ...]]:
+    """The model's name and its arms, largest first, for the MODEL arguments and --quants of a command.
+
+    Without --quants every GGUF named, or lying in a named folder, is an arm. With it, its quants are: those that are
+    there already as files, the others to be made from the one F32, F16 or BF16 GGUF among them. A broken file becomes
+    an arm too, as long as some other is whole: it is the sweep that finds and records what is wrong with it.
+
+    Raises:
+        UserError: no such file; files of several models; quants that cannot be made; a source not yet supported.
+    """
+    found = _found(models)
+    whole = [each for each in found if each.header is not None]
+    if not whole:
+        raise UserError(found[0].error)
+    if imatrix and not Path(imatrix).is_file():
+        raise UserError(f"--imatrix {clean(imatrix, 200)}: there is no such file")
+    _one_model(whole, models)
+    if quants_spec is None:
+        planned = [_as_file(each) for each in found]
+    else:
+        planned = _wanted(found, quants.parse(quants_spec), imatrix)
+    planned.sort(key=lambda arm: -(arm.bytes or 0))
+    return _model_name(whole), _with_ids(planned)
+
+
+def _found(models: Sequence[str]) -> list[Found]:
+    """Every GGUF that the arguments name, each once, in their order."""
+    if not models:
+        raise UserError("name a MODEL: a GGUF file, several, or a folder of them")
+    files: dict[Path, bool] = {}
+    for argument in models:
+        prefix = argument.partition(":")[0].lower()
+        if prefix in _NOT_YET and not os.path.exists(argument):
+            raise UserError(
+                f"{clean(argument, 120)}: {_NOT_YET[prefix]} are not available in this version yet;"
+                " give a GGUF file or a folder of them"
+            )
+        path = Path(argument)
+        for file in _files_of(path):
+            files.setdefault(file, path.is_dir())
+    found = [_read(path) for path in files]
+    kept = [each for each, loose in zip(found, files.values(), strict=True) if not (loose and _is_no_model(each))]
+    if not kept:
+        raise UserError(f"{clean(models[0], 200)} holds no model: only projectors, adapters or importance matrices")
+    return kept
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The path itself, or the GGUFs in and below the folder, of split models the first part only."""
+    if not path.is_dir():
+        return [path]
+    files: list[Path] = []
+    for folder, below, names in os.walk(path):
+        depth = len(Path(folder).relative_to(path).parts)
+        below[:] = sorted(each for each in below if not each.startswith(".") and depth < FOLDER_DEPTH)
+        files += [Path(folder) / each for each in sorted(names) if each.lower().endswith(".gguf")]
+    files = [file for file in files if not file.name.startswith(".")]
+    firsts = [file for file in files if not _LATER_PART.search(file.name)]
+    files = firsts + [file for file in files if _is_orphan(file, firsts)]
+    if not files:
+        raise UserError(f"{clean(str(path), 200)}: there is no GGUF in this folder")
+    return files
+
+
+def _is_orphan(file: Path, firsts: Iterable[Path]) -> bool:
+    """A later part of a split model whose first part is not there, and that has no earlier one to speak for it."""
+    if not _LATER_PART.search(file.name):
+        return False
+    stem, part = re.split(r"-(?=\d{5}-of-\d{5}\.gguf$)", file.name, flags=re.IGNORECASE)
+    number, rest = int(part[:5]), part[5:]
+    return not any(file.with_name(f"{stem}-{earlier:05}{rest}").exists() for earlier in range(1, number))
+
+
+def _read(path: Path) -> Found:
+    try:
+        return Found(path, headers.read(path))
+    except UserError as error:
+        return Found(path, None, str(error))
+
+
+def _is_no_model(found: Found) -> bool:
+    """Projectors, adapters, importance matrices and bare vocabularies, which lie about in folders of models."""
+    if found.header is None:
+        return found.path.name.lower().startswith(("mmproj", "imatrix"))
+    data = found.header.metadata
+    kinds = {data.get("general.type"), "imatrix" if "imatrix.chunk_count" in data else None}
+    return bool(kinds & _NO_MODEL) or data.get("general.architecture") == "clip" or not found.header.tensors
+
+
+def _one_model(found: Sequence[Found], models: Sequence[str]) -> None:
+    """A sweep is about the quants of one model: files of others would be compared for nothing.
+
+    Files named one by one need only have the same architecture, depth and width; in a folder the names count too.
+    """
+    groups: dict[str, list[Found]] = {}
+    loose = any(Path(argument).is_dir() for argument in models)
+    for each in found:
+        groups.setdefault(_identity(each, groups, loose), []).append(each)
+    if len(groups) > 1:
+        listed = "; ".join(f"{_model_name(each)} ({len(each)} files)" for each in groups.values())
+        raise UserError(f"the files are of {len(groups)} models: {clean(listed, 240)}. Name those of one")
+
+
+def _identity(found: Found, groups: dict[str, list[Found]], by_name: bool) -> str:
+    """The key of the group that the file belongs to: one that has its structure and shares a name, or a new one."""
+    for key, members in groups.items():
+        first = members[0]
+        if _structure(found) != _structure(first):
+            continue
+        if not by_name or any(_names(found) & _names(member) for member in members):
+            return key
+    return str(found.path)
+
+
+def _structure(found: Found) -> tuple[object, ...]:
+    assert found.header is not None
+    shape = headers.shape(found.header)
+    return shape.architecture, shape.layers, shape.embedding
+
+
+def _names(found: Found) -> set[str]:
+    assert found.header is not None
+    return {label.without_quant(found.path.name), label.without_quant(headers.name(found.header))} - {""}
+
+
+def _model_name(found: Sequence[Found]) -> str:
+    """The name that most of the files give their model, without a quant's."""
+    names = Counter(headers.name(each.header) for each in found if each.header is not None)
+    return names.most_common(1)[0][0]
+
+
+def _as_file(found: Found) -> PlannedArm:
+    return PlannedArm(id="", quant=found.label, file=str(found.path), bytes=found.bytes)
+
+
+def _wanted(found: Sequence[Found], wanted: Sequence[quants.Quant], imatrix: str) -> list[PlannedArm]:
+    """One arm or more per quant: the files that are it already, else one to be made."""
+    source = _source(found)
+    arms: list[PlannedArm] = []
+    missing: list[str] = []
+    for quant in wanted:
+        there = [each for each in found if each.label == quant.name]
+        if there:
+            arms += [_as_file(each) for each in there]
+        elif source is not None:
+            arms.append(_to_make(source, quant, imatrix))
+        else:
+            missing.append(quant.name)
+    if missing:
+        labels = ", ".join(dict.fromkeys(each.label for each in found))
+        raise UserError(
+            f"--quants: {', '.join(missing)} cannot be made from {clean(str(found[0].path), 160)}, which is quantized"
+            f" already ({clean(labels, 80)}); give the model as an F32, F16 or BF16 GGUF"
+        )
+    return arms
+
+
+def _source(found: Sequence[Found]) -> Header | None:
+    """The unquantized file with the most bits."""
+    fitting = [each.header for each in found if each.header is not None and label.is_unquantized(each.header)]
+    return max(fitting, key=lambda header: header.file_bytes, default=None)
+
+
+def _to_make(source: Header, quant: quants.Quant, imatrix: str) -> PlannedArm:
+    return PlannedArm(
+        id="",
+        quant=quant.name,
+        source=str(source.path),
+        imatrix=imatrix or _own_imatrix(source.path),
+        bytes=quantize.estimate_bytes(source, quant),
+    )
+
+
+def _own_imatrix(source: Path) -> str:
+    """The pocket model comes with an importance matrix."""
+    try:
+        return str(pocket.IMATRIX) if source.samefile(pocket.MODEL) else ""
+    except OSError:
+        return ""
+
+
+def _with_ids(arms: Sequence[PlannedArm]) -> tuple[PlannedArm, ...]:
+    """The arms with ids made of their quants: Q4_K_M, and Q4_K_M-2 for another one."""
+    seen: Counter[str] = Counter()
+    named: list[PlannedArm] = []
+    for arm in arms:
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", arm.quant).strip("-")[:40] or "unknown"
+        seen[base] += 1
+        ident = base if seen[base] == 1 else f"{base}-{seen[base]}"
+        named.append(
+            PlannedArm(
+                id=ident, quant=arm.quant, file=arm.file, source=arm.source, imatrix=arm.imatrix, bytes=arm.bytes
+            )
+        )
+    return tuple(named)

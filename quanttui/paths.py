@@ -1,0 +1,56 @@
+"""Where things lie: what is shipped, what is the user's. Owns the folders' names; reads and creates nothing of them.
+
+In a checkout `config.toml`, `themes/` and `sessions/` stand beside the package; a wheel carries the first two inside
+it, in `quanttui/shipped/`. What is the user's lies where the platform puts such things (platformdirs).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def checkout(package: Path = PACKAGE) -> Path | None:
+    """The root of the checkout that the package is part of, None where it is installed."""
+    root = package.parent
+    try:
+        project = (root / "pyproject.toml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return root if 'name = "quanttui"' in project.splitlines() else None
+
+
+def shipped(package: Path = PACKAGE) -> Path:
+    """The folder that holds the shipped `config.toml` and `themes/`."""
+    return checkout(package) or package / "shipped"
+
+
+def shipped_config() -> Path:
+    """The file with every key, commented, at its default."""
+    return shipped() / "config.toml"
+
+
+def user_config() -> Path:
+    """The user's own config.toml, which need not exist."""
+    return platformdirs.user_config_path("quanttui", appauthor=False) / "config.toml"
+
+
+def themes() -> tuple[Path, ...]:
+    """Folders of themes, the shipped one first: a later one's theme replaces an earlier one's of the same name."""
+    return shipped() / "themes", user_config().parent / "themes"
+
+
+def sessions_dir(asked: str = "", package: Path = PACKAGE) -> Path:
+    """Where sessions are kept: the folder asked for, else `sessions/` of the checkout, else the user's data folder."""
+    if asked:
+        return Path(asked).expanduser()
+    root = checkout(package)
+    return (root or platformdirs.user_data_path("quanttui", appauthor=False)) / "sessions"
+
+
+def cache_dir(asked: str = "") -> Path:
+    """Where quants, texts and digests are cached: the folder asked for, else the user's cache folder."""
+    return Path(asked).expanduser() if asked else platformdirs.user_cache_path("quanttui", appauthor=False)

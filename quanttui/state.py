@@ -1,0 +1,530 @@
+"""The pure fold: events in, what is known out. Owns no I/O, no clock and no judgement.
+
+`apply` is the only way in. The state after an event depends on the events up to it and on nothing else, so live,
+attached and replayed sessions show the same; every part of it can be encoded, so that it can be a key frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from quanttui import events as e
+from quanttui.series import Series
+from quanttui.stats import intervals
+
+SAMPLE_BIN = 0.5
+"""Seconds; the narrowest bin of a reading's series: twice the spacing of samples at 4 Hz."""
+
+NOTES = 500
+"""How many notes are kept; older ones are in the log."""
+
+RATES = {"swap.in": "swap.in/s", "swap.out": "swap.out/s", "engine.read": "engine.read/s", "engine.cpu": "engine.cpu/s",
+         "self.cpu": "self.cpu/s", "psi.memory.some": "psi.memory.some/s", "cpu.busy": "cpu.busy/s"}
+"""Counters whose difference per second is kept as a series of its own."""
+
+LEVELS = ("mem.used", "swap.used", "engine.rss")
+"""Readings kept as a series as they are. Those of GPUs are, too, summed or maximal over the devices."""
+
+
+class Repetition(msgspec.Struct, frozen=True):
+    """One timed repetition of a speed unit. Rates in tokens per second."""
+
+    unit: e.Unit
+    at: float
+    tokens: int
+    ns: int
+    counters: e.Counters
+
+    @property
+    def tok_s(self) -> float:
+        return self.tokens * 1e9 / self.ns
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One scored chunk: `scored` tokens, sums of nll (nats) and of its square."""
+
+    scored: int
+    nll: float
+    nll2: float
+    at: float
+    ns: int
+
+
+class Span(msgspec.Struct):
+    """A stretch of one phase of one arm, in session time; `end` is None while it lasts."""
+
+    arm: str
+    phase: str
+    start: float
+    attempt: int = 1
+    end: float | None = None
+    error: str = ""
+    units: int | None = None
+
+
+class Peak(msgspec.Struct):
+    """The most memory seen in a phase, in bytes; None where it was never seen."""
+
+    rss: float | None = None
+    anonymous: float | None = None
+    device: float | None = None
+
+    def see(self, rss: float | None, anonymous: float | None, device: float | None = None) -> None:
+        self.rss = _larger(self.rss, rss)
+        self.anonymous = _larger(self.anonymous, anonymous)
+        self.device = _larger(self.device, device)
+
+
+class Energy(msgspec.Struct):
+    """Joules by an energy counter over seconds that lay wholly inside timed units."""
+
+    source: str
+    joules: float = 0.0
+    seconds: float = 0.0
+
+
+class Attempt(msgspec.Struct):
+    """An arm in one engine process after another: the first, and the runs again of it."""
+
+    number: int
+    prompt: list[Repetition] = []
+    decode: list[Repetition] = []
+    ceilings: list[e.Ceiling] = []
+    contexts: dict[str, e.ContextMade] = {}
+    peaks: dict[str, Peak] = {}
+    energy: dict[str, Energy] = {}
+    loaded: e.ArmLoaded | None = None
+    failed: e.ArmFailed | None = None
+    done: bool = False
+    rate: Series = msgspec.field(default_factory=lambda: Series(width=1.0))
+    tokens: int = 0
+
+    def repetitions(self, kind: str) -> list[Repetition]:
+        return self.prompt if kind == "prompt" else self.decode
+
+
+class Arm(msgspec.Struct):
+    """One quant: planned, then running, then done or failed. `rate` of an attempt is tok/s over the decoded token."""
+
+    plan: e.PlannedArm
+    file: e.ArmStarted | None = None
+    attempts: list[Attempt] = []
+    chunks: dict[int, Chunk] = {}
+    chunks_planned: int | None = None
+    units: set[str] = set()
+
+    @property
+    def id(self) -> str:
+        return self.plan.id
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The latest attempt, None before the first."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def outcome(self) -> str:
+        """planned, running, or one of OUTCOMES. A run again that failed does not undo a run that was whole."""
+        latest = self.attempt
+        if latest is None:
+            return "planned"
+        if not latest.done and latest.failed is None:
+            return "running"
+        if any(attempt.done for attempt in self.attempts):
+            return "ok"
+        return latest.failed.outcome if latest.failed else "ok"
+
+    def perplexity(self, chunks: Iterable[int] | None = None) -> tuple[float, float | None] | None:
+        """Perplexity and error over the chunks so far, or over those named. Sums are taken in the chunks' order."""
+        ids = sorted(self.chunks) if chunks is None else sorted(chunks)
+        if not ids:
+            return None
+        known = [self.chunks[k] for k in ids]
+        scored = sum(c.scored for c in known)
+        return intervals.perplexity(scored, sum(c.nll for c in known), sum(c.nll2 for c in known))
+
+
+class Running(msgspec.Struct):
+    """The unit under way: its tokens so far, and the readings at the first sample inside its timed region."""
+
+    unit: e.Unit
+    at: float
+    tokens: int = 0
+    ns: int = 0
+    first: dict[str, float] = {}
+    first_t: float | None = None
+    first_tokens: int = 0
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A line for people. level: info, ok, warn, bad."""
+
+    t: float
+    level: str
+    text: str
+    arm: str = ""
+
+
+class State(msgspec.Struct):
+    """All that is known after some event. `t` is that event's session time."""
+
+    t: float = 0.0
+    n: int = -1
+    opened: e.SessionOpened | None = None
+    writer: tuple[int, float] | None = None
+    settings: e.Settings = e.Settings()
+    host: e.Host | None = None
+    build: e.Build | None = None
+    wall: float = 0.0
+    arms: dict[str, Arm] = {}
+    arm: str = ""
+    spans: list[Span] = []
+    progress: float | None = None
+    running: Running | None = None
+    readings: dict[str, float] = {}
+    readings_t: float | None = None
+    pid: int | None = None
+    series: dict[str, Series] = {}
+    probes: dict[str, e.ProbeFound] = {}
+    lost: dict[str, str] = {}
+    notes: list[Note] = []
+    resumed: list[float] = []
+    control_offset: int = 0
+    closed: str = ""
+    beat: e.Beat | None = None
+    unknown: int = 0
+
+    def apply(self, event: e.Event | e.Unknown) -> None:
+        """Take the next event. An event of a newer schema is counted and otherwise skipped."""
+        self.t = max(self.t, event.t)
+        self.n = max(self.n, event.n)
+        rule = RULES.get(type(event))
+        if rule is None:
+            self.unknown += 1
+        else:
+            rule(self, event)
+
+    @property
+    def model(self) -> str:
+        return self.opened.model if self.opened else ""
+
+    @property
+    def span(self) -> Span | None:
+        """The phase under way."""
+        return self.spans[-1] if self.spans and self.spans[-1].end is None else None
+
+    @property
+    def phase(self) -> str:
+        return self.span.phase if self.span else ""
+
+    def note(self, t: float, level: str, text: str, arm: str = "") -> None:
+        self.notes.append(Note(t, level, text, arm))
+        if len(self.notes) > NOTES:
+            del self.notes[: len(self.notes) - NOTES]
+
+
+def fold(events: Iterable[e.Event | e.Unknown], state: State | None = None) -> State:
+    """The state after all of `events`, starting from `state` (which is changed) or from nothing."""
+    result = state if state is not None else State()
+    for event in events:
+        result.apply(event)
+    return result
+
+
+def encode(state: State) -> bytes:
+    """A key frame."""
+    return msgspec.msgpack.encode(state)
+
+
+def decode(frame: bytes) -> State:
+    """The state that a key frame holds.
+
+    Raises:
+        ValueError: it is torn, or of another version.
+    """
+    try:
+        return msgspec.msgpack.decode(frame, type=State)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ValueError(str(error)) from None
+
+
+def total(readings: dict[str, float], name: str) -> float | None:
+    """Sum of a reading over the GPUs, e.g. `power` over gpu0.power, gpu1.power; None where none has it."""
+    values = _devices(readings, name)
+    return sum(values) if values else None
+
+
+def highest(readings: dict[str, float], name: str) -> float | None:
+    """The largest over the GPUs of a reading such as `util`, None where none has it."""
+    values = _devices(readings, name)
+    return max(values) if values else None
+
+
+def energy_counter(readings: dict[str, float]) -> tuple[str, float] | None:
+    """The energy counter to believe, with its name, in joules: the GPUs' where there are any, else the package's."""
+    joules = total(readings, "energy")
+    if joules is not None:
+        return "NVML energy counter", joules
+    package = readings.get("package.energy")
+    return None if package is None else ("RAPL package counter", package)
+
+
+def _devices(readings: dict[str, float], name: str) -> list[float]:
+    return [v for k, v in readings.items() if k.startswith("gpu") and k.partition(".")[2] == name]
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    known = [float(value) for value in (a, b) if value is not None]
+    return max(known) if known else None
+
+
+def _arm(state: State, name: str) -> Arm:
+    if name not in state.arms:
+        state.arms[name] = Arm(plan=e.PlannedArm(id=name, quant=name))
+    return state.arms[name]
+
+
+def _attempt(state: State, name: str, number: int) -> Attempt:
+    arm = _arm(state, name)
+    for attempt in arm.attempts:
+        if attempt.number == number:
+            return attempt
+    arm.attempts.append(Attempt(number=number))
+    return arm.attempts[-1]
+
+
+def _writer(state: State, event: e.SessionOpened | e.SessionResumed) -> None:
+    state.writer = (event.pid, event.pid_started)
+    state.settings, state.host, state.build = event.settings, event.host, event.build
+    state.wall = event.wall - event.t
+    state.closed = ""
+    for planned in event.plan:
+        if planned.id in state.arms:
+            state.arms[planned.id].plan = planned
+        else:
+            state.arms[planned.id] = Arm(plan=planned)
+    for text in event.notes:
+        state.note(event.t, "warn", text)
+
+
+def _opened(state: State, event: e.SessionOpened) -> None:
+    state.opened = event
+    _writer(state, event)
+
+
+def _resumed(state: State, event: e.SessionResumed) -> None:
+    _leave(state, event.t, "")
+    _writer(state, event)
+    state.resumed.append(event.t)
+    state.readings, state.pid = {}, None
+    state.note(event.t, "info", "resumed: what is recorded is not repeated")
+
+
+def _probe_found(state: State, event: e.ProbeFound) -> None:
+    state.lost.pop(event.probe, None)
+    state.probes[event.probe] = event
+
+
+def _probe_lost(state: State, event: e.ProbeLost) -> None:
+    if event.probe in state.probes:
+        del state.probes[event.probe]
+        state.note(event.t, "warn", f"{event.probe} lost: {event.why}")
+    state.lost[event.probe] = event.why
+
+
+def _arm_started(state: State, event: e.ArmStarted) -> None:
+    _arm(state, event.arm).file = event
+    _attempt(state, event.arm, event.attempt)
+    state.arm = event.arm
+    if event.label_note:
+        state.note(event.t, "warn", f"{event.arm}: {event.label_note}", event.arm)
+    if event.attempt > 1:
+        state.note(event.t, "info", f"{event.arm}: once more in a fresh process", event.arm)
+
+
+def _arm_loaded(state: State, event: e.ArmLoaded) -> None:
+    _attempt(state, event.arm, event.attempt).loaded = event
+
+
+def _context_made(state: State, event: e.ContextMade) -> None:
+    attempt = _arm(state, event.arm).attempt
+    if attempt is not None:
+        attempt.contexts[event.phase] = event
+
+
+def _leave(state: State, t: float, error: str) -> None:
+    if state.span is not None:
+        state.span.error = error
+        state.span.end = t
+    state.running, state.progress = None, None
+
+
+def _phase_started(state: State, event: e.PhaseStarted) -> None:
+    _leave(state, event.t, "")
+    state.arm = event.arm
+    state.spans.append(Span(event.arm, event.phase, event.t, event.attempt, units=event.units))
+    if event.why:
+        state.note(event.t, "info", f"waiting until the machine is idle: {event.why}", event.arm)
+    if event.phase in ("load", "warm", "prompt", "decode", "perplexity"):
+        _attempt(state, event.arm, event.attempt)
+
+
+def _phase_progress(state: State, event: e.PhaseProgress) -> None:
+    state.progress = event.fraction
+
+
+def _phase_done(state: State, event: e.PhaseDone) -> None:
+    _leave(state, event.t, "")
+
+
+def _phase_failed(state: State, event: e.PhaseFailed) -> None:
+    _leave(state, event.t, event.error)
+
+
+def _ceiling(state: State, event: e.Ceiling) -> None:
+    attempt = _arm(state, event.arm).attempt
+    if attempt is not None:
+        attempt.ceilings.append(event)
+
+
+def _sample(state: State, event: e.Sample) -> None:
+    before, then = state.readings, state.readings_t
+    now = event.readings
+    elapsed = event.t - then if then is not None else 0.0
+    same = event.pid == state.pid
+    if elapsed > 0:
+        for name, rate in RATES.items():
+            if name in now and name in before and (same or not name.startswith("engine.")):
+                change = (now[name] - before[name]) / elapsed
+                if change >= 0:
+                    _add(state, rate, event.t, change)
+    for name in LEVELS:
+        if name in now:
+            _add(state, name, event.t, now[name])
+    for name, value in (
+        ("gpu.util", highest(now, "util")),
+        ("gpu.mem_used", total(now, "mem_used")),
+        ("gpu.power", total(now, "power")),
+    ):
+        if value is not None:
+            _add(state, name, event.t, value)
+    _energy(state, event, before, then)
+    if state.span is not None and (attempt := _arm(state, state.span.arm).attempt) is not None:
+        peak = attempt.peaks.setdefault(state.span.phase, Peak())
+        peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(now, "mem_used"))
+    running = state.running
+    if running is not None and running.first_t is None and event.t >= running.at:
+        running.first, running.first_t, running.first_tokens = dict(now), event.t, running.tokens
+    state.readings, state.readings_t, state.pid = now, event.t, event.pid
+
+
+def _energy(state: State, event: e.Sample, before: dict[str, float], then: float | None) -> None:
+    running, counter, earlier = state.running, energy_counter(event.readings), energy_counter(before)
+    if running is None or then is None or then < running.at or counter is None or earlier is None:
+        return
+    attempt = _arm(state, running.unit.arm).attempt
+    if attempt is None or counter[0] != earlier[0] or counter[1] < earlier[1]:
+        return
+    energy = attempt.energy.setdefault(running.unit.kind, Energy(counter[0]))
+    energy.joules += counter[1] - earlier[1]
+    energy.seconds += event.t - then
+
+
+def _add(state: State, name: str, t: float, value: float) -> None:
+    if name not in state.series:
+        state.series[name] = Series(width=SAMPLE_BIN)
+    state.series[name].add(t, value)
+
+
+def _unit_started(state: State, event: e.UnitStarted) -> None:
+    state.running = Running(event.unit, event.at)
+
+
+def _tokens(state: State, event: e.Tokens) -> None:
+    attempt = _attempt(state, event.unit.arm, event.unit.attempt)
+    for ns in event.ns:
+        if ns > 0:
+            attempt.rate.add(attempt.tokens, 1e9 / ns)
+        attempt.tokens += 1
+    running = state.running
+    if running is not None and running.unit == event.unit:
+        running.tokens += len(event.ns)
+        running.ns += sum(event.ns)
+        if running.ns > 0:
+            _add(state, "decode.tok_s", event.t, len(event.ns) * 1e9 / max(1, sum(event.ns)))
+
+
+def _perplexity(state: State, event: e.Perplexity) -> None:
+    arm = _arm(state, event.unit.arm)
+    arm.chunks_planned = event.chunks
+    arm.chunks[event.chunk] = Chunk(event.scored, event.nll, event.nll2, event.at, event.ns)
+
+
+def _unit_done(state: State, event: e.UnitDone) -> None:
+    unit = event.unit
+    arm, attempt = _arm(state, unit.arm), _attempt(state, unit.arm, unit.attempt)
+    arm.units.add(unit.id)
+    if unit.kind in ("prompt", "decode"):
+        attempt.repetitions(unit.kind).append(Repetition(unit, event.at, event.tokens, event.ns, event.counters))
+        if unit.kind == "prompt":
+            _add(state, "prompt.tok_s", event.t, event.tokens * 1e9 / event.ns)
+    attempt.peaks.setdefault(unit.kind, Peak()).see(event.counters.rss, event.counters.anonymous)
+    state.running = None
+
+
+def _arm_done(state: State, event: e.ArmDone) -> None:
+    _leave(state, event.t, "")
+    _attempt(state, event.arm, event.attempt).done = True
+    state.note(event.t, "ok", f"{event.arm} done", event.arm)
+
+
+def _arm_failed(state: State, event: e.ArmFailed) -> None:
+    _leave(state, event.t, event.error)
+    _attempt(state, event.arm, event.attempt).failed = event
+    state.note(event.t, "bad", f"{event.arm} {event.outcome}: {event.error}", event.arm)
+
+
+def _control(state: State, event: e.Control) -> None:
+    state.control_offset = event.offset
+    state.note(event.t, "info", f"asked to {event.request} {event.arm}".rstrip(), event.arm)
+
+
+def _beat(state: State, event: e.Beat) -> None:
+    state.beat = event
+
+
+def _closed(state: State, event: e.SessionClosed) -> None:
+    _leave(state, event.t, "")
+    state.closed = event.outcome
+    text = {"ok": "sweep done", "failed": "sweep done: some arm failed", "interrupted": "sweep stopped: resume it"}
+    state.note(event.t, "ok" if event.outcome == "ok" else "warn", text.get(event.outcome, event.outcome))
+
+
+RULES: dict[type, Callable[[State, Any], None]] = {
+    e.SessionOpened: _opened,
+    e.SessionResumed: _resumed,
+    e.ProbeFound: _probe_found,
+    e.ProbeLost: _probe_lost,
+    e.ArmStarted: _arm_started,
+    e.ArmLoaded: _arm_loaded,
+    e.ContextMade: _context_made,
+    e.PhaseStarted: _phase_started,
+    e.PhaseProgress: _phase_progress,
+    e.PhaseDone: _phase_done,
+    e.PhaseFailed: _phase_failed,
+    e.Ceiling: _ceiling,
+    e.Sample: _sample,
+    e.UnitStarted: _unit_started,
+    e.Tokens: _tokens,
+    e.Perplexity: _perplexity,
+    e.UnitDone: _unit_done,
+    e.ArmDone: _arm_done,
+    e.ArmFailed: _arm_failed,
+    e.Control: _control,
+    e.Beat: _beat,
+    e.SessionClosed: _closed,
+}
+"""One rule for each event of the vocabulary."""

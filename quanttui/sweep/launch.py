@@ -1,0 +1,296 @@
+"""From a request to a running sweep: opens or resumes the session, and hands it to a screen, to plain lines, or to a
+detached process. The only place where a sweep and what shows it meet.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from quanttui import __version__, headless, session
+from quanttui import events as e
+from quanttui.engine import protocol
+from quanttui.engine.process import Engine, EngineFailure
+from quanttui.errors import UserError
+from quanttui.measure import corpus
+from quanttui.models import sources
+from quanttui.probes import host
+from quanttui.probes.sampler import Sampler
+from quanttui.sweep.runner import Options, Sweep
+
+DEMO_QUANTS = "F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,IQ3_XS,Q2_K,IQ2_XS"
+
+EXIT = {"ok": 0, "failed": 1, "interrupted": 130}
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run` and `demo` were asked for, flags, environment and file already put together.
+
+    `text` names the perplexity's text ("" for the default). `settings.threads` 0 means the physical cores.
+    """
+
+    models: tuple[str, ...] = ()
+    quants: str | None = None
+    settings: e.Settings = e.Settings()
+    text: str = ""
+    imatrix: str = ""
+    session: Path | None = None
+    resume: Path | None = None
+    headless: bool = False
+    detach: bool = False
+    demo: bool = False
+    sessions_dir: Path
+    cache_dir: Path
+    cache_bytes: int
+    sample_hz: float = 4.0
+    patience: float = 600.0
+    theme: str = ""
+    glyphs: str = ""
+    json: bool = False
+
+
+def launch(request: Request) -> int:
+    """Do what was asked; returns the exit code.
+
+    Raises:
+        UserError: the input cannot be used, or the session cannot be written.
+    """
+    writer = _resumed(request) if request.resume else _opened(request)
+    if request.detach:
+        writer.close()
+        _detach(writer.folder)
+        print(f"{writer.folder}: runs on without this terminal; `quanttui attach {writer.folder}` watches it")
+        return 0
+    options = Options(
+        cache=request.cache_dir / "quants",
+        cache_bytes=request.cache_bytes,
+        patience=request.patience,
+        text=writer.state.settings.text,
+    )
+    sweep = Sweep(
+        writer,
+        options,
+        start_engine=Engine.start,
+        sampler=lambda emit: Sampler(emit, hz=request.sample_hz),
+        idle=host.idle,
+    )
+    try:
+        return _headless(sweep, request) if request.headless else _screen(sweep, request)
+    finally:
+        writer.close()
+
+
+class _Thread:
+    """The sweep's thread: its outcome, or the error that ended it, once `done` is set."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.done = threading.Event()
+        self.outcome = "interrupted"
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.outcome = self.sweep.run()
+        except Exception as error:  # handed to the main thread, which raises it
+            self.error = error
+        finally:
+            self.done.set()
+
+    def result(self) -> int:
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return EXIT[self.outcome]
+
+
+def _headless(sweep: Sweep, request: Request) -> int:
+    """Plain lines on stdout while the sweep runs in a thread; ctrl-c and SIGTERM stop it, SIGHUP does not."""
+    thread = _Thread(sweep)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sweep.stop())
+    worker = threading.Thread(target=thread.run, name="sweep")
+    worker.start()
+    quiet = request.json
+    with open(os.devnull, "w") as nowhere:
+        out = nowhere if quiet else sys.stdout
+        headless.Lines(sweep.writer.folder, out, terminal=not quiet and sys.stdout.isatty()).follow(thread.done)
+    code = thread.result()
+    with suppress(OSError):
+        _finish(sweep, request)
+    return code
+
+
+def _finish(sweep: Sweep, request: Request) -> None:
+    if request.json:
+        from quanttui.report import json as report_json
+
+        print(msgspec.json.encode(report_json.report(sweep.writer.state)).decode())
+        return
+    from quanttui.report import text as report_text
+
+    print()
+    print(report_text.report(sweep.writer.state, over=True))
+    print(f"\nsession: {sweep.writer.folder}")
+
+
+def _screen(sweep: Sweep, request: Request) -> int:
+    """The live monitor, with the sweep in a thread of its own that outlives it."""
+    from quanttui.tui.app import Monitor
+
+    thread = _Thread(sweep)
+    app = Monitor(
+        sweep.writer.folder,
+        mode="live",
+        sweep=thread.run,
+        stop=sweep.stop,
+        leave=sweep.leave,
+        theme=request.theme,
+        glyphs=request.glyphs,
+    )
+    how = app.run()
+    left = how == "leave"
+    if left:
+        _say("finishing the unit under way; the sweep then goes on without this terminal")
+    code = thread.result()
+    if left and sweep.writer.state.closed == "interrupted":
+        _detach(sweep.writer.folder)
+        _say(f"`quanttui attach {sweep.writer.folder}` watches it")
+        return 0
+    with suppress(OSError):
+        _finish(sweep, request)
+    return code
+
+
+def _say(text: str) -> None:
+    """A line for the person, if there still is a terminal."""
+    with suppress(OSError):
+        print(text, flush=True)
+
+
+def _opened(request: Request) -> session.Writer:
+    """A new session with its first event in the log."""
+    settings = _settings(request)
+    models, quants = request.models, request.quants
+    if request.demo:
+        from quanttui.models import pocket
+
+        models, quants = (str(pocket.MODEL),), quants or DEMO_QUANTS
+    name, plan = sources.resolve(models, quants, imatrix=request.imatrix)
+    machine = host.host()
+    built = build()
+    folder = session.create(request.sessions_dir, name, request.session)
+    writer = session.Writer(folder)
+    writer.append(
+        e.SessionOpened(
+            schema=e.SCHEMA,
+            model=name,
+            host=machine,
+            build=built,
+            settings=settings,
+            plan=plan,
+            origin_ns=writer.origin_ns,
+            notes=_notes(machine, built),
+            **_who(),
+        )
+    )
+    session.write_manifest(folder, session.manifest(writer.state))
+    return writer
+
+
+def _resumed(request: Request) -> session.Writer:
+    """A session that another process began: what it recorded is kept, what is missing is to be done.
+
+    Raises:
+        UserError: it is no session, or its writer still lives.
+    """
+    folder = session.find(request.sessions_dir, str(request.resume))
+    state = session.load(folder)
+    if state.opened is None:
+        raise UserError(f"{folder}: holds no plan to resume: start anew with `quanttui run MODEL`")
+    if session.status(state) == "running" and state.writer and state.writer[0] != os.getpid():
+        raise UserError(f"{folder}: process {state.writer[0]} is running it: `quanttui attach {folder}` watches it")
+    machine, built = host.host(), build()
+    writer = session.Writer(folder)
+    writer.append(
+        e.SessionResumed(
+            host=machine,
+            build=built,
+            settings=state.settings,
+            plan=tuple(arm.plan for arm in state.arms.values()),
+            origin_ns=writer.origin_ns,
+            notes=_notes(machine, built),
+            **_who(),
+        )
+    )
+    return writer
+
+
+def _who() -> dict[str, float]:
+    own = psutil.Process()
+    return {"wall": time.time(), "pid": own.pid, "pid_started": own.create_time()}
+
+
+def _settings(request: Request) -> e.Settings:
+    """The settings with what only this machine can say filled in: threads, the text's path and digest."""
+    settings = request.settings
+    changes: dict[str, object] = {}
+    if settings.threads == 0:
+        changes["threads"] = host.host().cores
+    if "ppl" in settings.tasks and settings.chunks != 0:
+        text = corpus.text(request.text or "pocket" if request.demo else request.text or "wikitext-2")
+        changes |= {"text": str(text.path), "text_sha256": text.sha256}
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _notes(machine: e.Host, built: e.Build) -> tuple[str, ...]:
+    advice = host.build_advice(built.gpu_offload, machine.gpus)
+    return (advice,) if advice else ()
+
+
+def build() -> e.Build:
+    """Which llama.cpp will measure: asked of an engine process, for this one must not load it.
+
+    Raises:
+        UserError: llama-cpp-python cannot be loaded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine.start(Path(folder) / "stderr.txt", time.monotonic_ns())
+        try:
+            (described,) = list(engine.ask(protocol.Describe(), 120))
+        except EngineFailure as failure:
+            lines = " ".join(failure.stderr[-1:])
+            raise UserError(
+                f"llama-cpp-python: cannot be loaded ({failure.error} {lines}): reinstall it with "
+                "pip install --force-reinstall llama-cpp-python"
+            ) from None
+        finally:
+            engine.close()
+    assert isinstance(described, protocol.Described)
+    return msgspec.structs.replace(described.build, quanttui=__version__)
+
+
+def _detach(folder: Path) -> None:
+    """Go on with a session in a process that no terminal holds: it resumes what is missing and prints to a file."""
+    log = open(session.part(folder, "stderr", "headless.txt"), "ab")  # noqa: SIM115 (the child keeps it)
+    with log:
+        subprocess.Popen(
+            [sys.executable, "-m", "quanttui", "run", "--resume", str(folder.resolve()), "--headless"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            close_fds=True,
+        )

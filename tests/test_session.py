@@ -1,0 +1,186 @@
+"""The log and its folder: nothing recorded is lost, a torn end is tolerated, key frames change nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from quanttui import events as e
+from quanttui import session
+from quanttui import state as fold
+from quanttui.errors import UserError
+
+
+def opened(folder: Path) -> session.Writer:
+    writer = session.Writer(folder)
+    writer.append(
+        e.SessionOpened(
+            schema=e.SCHEMA,
+            model="m",
+            host=e.Host(name="h", os="o", cpu="c", cores=2, threads=2, memory=2**34),
+            build=e.Build(quanttui="0", llama_cpp_python="0", llama_cpp="0", gpu_offload=False),
+            settings=e.Settings(threads=2),
+            plan=(e.PlannedArm(id="A", quant="Q8_0"), e.PlannedArm(id="B", quant="Q4_K_M")),
+            wall=1.7e9,
+            origin_ns=writer.origin_ns,
+            pid=os.getpid(),
+            pid_started=1.0,
+        )
+    )
+    return writer
+
+
+def fill(writer: session.Writer, count: int) -> None:
+    for index in range(count):
+        unit = e.Unit(arm="A", kind="decode", index=index, tokens=8)
+        writer.append(e.UnitStarted(unit=unit, at=float(index)))
+        writer.append(e.UnitDone(unit=unit, at=float(index), tokens=8, ns=10**9, counters=e.Counters(read=0)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return session.create(tmp_path, "Some Model/../x", None)
+
+
+def test_a_session_cannot_leave_its_folder(tmp_path: Path) -> None:
+    made = session.create(tmp_path, "../../etc/\x1b[31mpasswd", None)
+    assert made.parent == tmp_path
+    assert session.part(made, "raw", "../../x").parent == made / "raw"
+
+
+def test_reading_gives_what_was_written(folder: Path) -> None:
+    writer = opened(folder)
+    fill(writer, 20)
+    writer.close()
+    events = list(session.Reader(folder).events())
+    assert [event.n for event in events] == list(range(41))
+    assert fold.encode(fold.fold(events)) == fold.encode(writer.state)
+    assert all(a.t <= b.t for a, b in zip(events, events[1:], strict=False))
+
+
+def test_a_log_torn_at_any_byte_of_its_last_line_keeps_all_before(folder: Path) -> None:
+    writer = opened(folder)
+    fill(writer, 3)
+    writer.close()
+    log = folder / session.EVENTS
+    whole = log.read_bytes()
+    last = whole.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in range(last, len(whole)):
+        log.write_bytes(whole[:cut])
+        again = session.Writer(folder)
+        assert again.state.n == 5
+        again.append(e.ArmDone(arm="A"))
+        again.close()
+        assert [event.n for event in session.Reader(folder).events()] == list(range(7))
+
+
+def test_a_broken_line_in_the_middle_is_dropped_and_counted(folder: Path) -> None:
+    writer = opened(folder)
+    fill(writer, 2)
+    writer.close()
+    log = folder / session.EVENTS
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:2], b'{"event":"beat","n":"x"}\n', *lines[2:]]))
+    reader = session.Reader(folder)
+    assert len(list(reader.events())) == 5 and reader.dropped == 1
+
+
+def test_a_follower_sees_only_whole_lines(folder: Path) -> None:
+    writer = opened(folder)
+    reader = session.Reader(folder)
+    assert len(list(reader.events())) == 1
+    os.write(writer.log, b'{"event":"arm.done","n":1,"t":1.0')
+    assert list(reader.events()) == []
+    os.write(writer.log, b',"arm":"A"}\n')
+    assert list(reader.events()) == [e.ArmDone(n=1, t=1.0, arm="A")]
+
+
+def test_a_key_frame_changes_nothing(folder: Path) -> None:
+    writer = opened(folder)
+    fill(writer, 5)
+    session.append_frame(folder, os.path.getsize(folder / session.EVENTS), writer.state)
+    fill(writer, 5)
+    writer.append(e.PhaseStarted(arm="A", phase="decode"))
+    session.append_frame(folder, os.path.getsize(folder / session.EVENTS), writer.state)
+    writer.append(e.ArmDone(arm="A"))
+    writer.close()
+    assert len(session.read_frames(folder)) == 2
+    by_frames = fold.encode(session.load(folder))
+    (folder / session.FRAMES).unlink()
+    assert by_frames == fold.encode(session.load(folder)) == fold.encode(writer.state)
+
+
+def test_a_torn_key_frame_is_left_out(folder: Path) -> None:
+    writer = opened(folder)
+    fill(writer, 5)
+    session.append_frame(folder, os.path.getsize(folder / session.EVENTS), writer.state)
+    whole = (folder / session.FRAMES).read_bytes()
+    for cut in range(0, len(whole), 7):
+        (folder / session.FRAMES).write_bytes(whole[:cut])
+        assert fold.encode(session.load(folder)) == fold.encode(writer.state)
+
+
+def test_threads_append_whole_lines_in_one_order(folder: Path) -> None:
+    writer = opened(folder)
+    threads = [threading.Thread(target=fill, args=(writer, 50)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    assert [event.n for event in session.Reader(folder).events()] == list(range(401))
+
+
+def test_session_time_goes_on_where_the_log_ended(folder: Path) -> None:
+    writer = opened(folder)
+    writer.origin_ns -= 5_000_000_000
+    first = writer.append(e.ArmDone(arm="A"))
+    writer.close()
+    again = session.Writer(folder)
+    second = again.append(e.ArmDone(arm="B"))
+    assert first.t >= 5.0
+    assert first.t <= second.t < first.t + 5.0
+
+
+def test_requests_are_taken_once_and_nonsense_is_skipped(folder: Path) -> None:
+    session.request(folder, "skip", "A")
+    with open(folder / session.CONTROL, "ab") as file:
+        file.write(b"nonsense\n[1]\n")
+    session.request(folder, "stop")
+    found = list(session.requests(folder, 0))
+    assert [(one.request, one.arm) for one in found] == [("skip", "A"), ("stop", "")]
+    assert list(session.requests(folder, found[-1].offset)) == []
+
+
+def test_a_folder_with_a_log_is_never_overwritten(folder: Path, tmp_path: Path) -> None:
+    opened(folder).close()
+    with pytest.raises(UserError, match="--resume"):
+        session.create(tmp_path, "m", folder)
+
+
+def test_a_full_disk_leaves_whole_lines(folder: Path) -> None:
+    writer = opened(folder)
+    fill(writer, 2)
+    full = os.open("/dev/full", os.O_WRONLY) if Path("/dev/full").exists() else None
+    if full is None:
+        pytest.skip("this host has no /dev/full")
+    kept, writer.log = writer.log, full
+    with pytest.raises(UserError, match="No space left.*--resume"):
+        writer.append(e.ArmDone(arm="A"))
+    writer.log = kept
+    writer.append(e.ArmDone(arm="A"))
+    assert [event.n for event in session.Reader(folder).events()] == list(range(6))
+
+
+def test_the_state_of_a_session_is_told_by_its_writer(folder: Path, tmp_path: Path) -> None:
+    assert session.status(session.load(folder)) == "empty"
+    writer = opened(folder)
+    assert session.status(writer.state) == "interrupted"
+    assert writer.state.writer is not None
+    writer.append(e.SessionClosed(outcome="ok"))
+    assert session.status(writer.state) == "done"
+    assert [one.state for one in session.listing(tmp_path)] == ["done"]
+    assert session.find(tmp_path, None) == folder

@@ -1,0 +1,142 @@
+"""The fold: pure, resumable at any event, and true to its counters."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quanttui import events as e
+from quanttui import state as fold
+
+HOST = e.Host(name="h", os="o", cpu="c", cores=2, threads=2, memory=2**34)
+BUILD = e.Build(quanttui="0", llama_cpp_python="0", llama_cpp="0", gpu_offload=False)
+PLAN = (e.PlannedArm(id="A", quant="Q8_0"), e.PlannedArm(id="B", quant="Q4_K_M"))
+
+
+def opening(**changes: object) -> e.SessionOpened:
+    fields: dict[str, object] = {
+        "n": 0, "t": 0.0, "schema": e.SCHEMA, "model": "m", "host": HOST, "build": BUILD, "settings": e.Settings(),
+        "plan": PLAN, "wall": 1e9, "origin_ns": 0, "pid": 1, "pid_started": 1.0,
+    }
+    return e.SessionOpened(**(fields | changes))  # type: ignore[arg-type]
+
+
+def decode_unit(index: int, arm: str = "A", attempt: int = 1) -> e.Unit:
+    return e.Unit(arm=arm, kind="decode", index=index, tokens=4, attempt=attempt)
+
+
+def stream(arms: str = "AB") -> list[e.Event]:
+    """A short but whole sweep: load, decode with samples and tokens, perplexity, done."""
+    events: list[e.Event] = [opening()]
+
+    def add(event: e.Event, step: float = 0.25) -> None:
+        events.append(msgspec.structs.replace(event, n=len(events), t=events[-1].t + step))
+
+    used = 1e9
+    for arm in arms:
+        add(e.PhaseStarted(arm=arm, phase="load"))
+        add(e.ArmLoaded(arm=arm, pid=9, gpu_layers=0, layers=5, load_ns=10, threads=2))
+        add(e.PhaseDone(arm=arm, phase="load"))
+        add(e.PhaseStarted(arm=arm, phase="decode"))
+        for index in range(3):
+            unit = decode_unit(index, arm)
+            add(e.UnitStarted(unit=unit, at=events[-1].t + 0.25))
+            for part in range(2):
+                used += 1e6
+                add(e.Tokens(unit=unit, first=2 * part, ns=(50_000_000, 100_000_000)))
+                readings = {"mem.used": used, "engine.rss": used / 2, "gpu0.energy": used / 1e6, "swap.in": used}
+                add(e.Sample(readings=readings, pid=9))
+            add(e.UnitDone(unit=unit, at=events[-1].t - 0.5, tokens=4, ns=300_000_000, counters=e.Counters(rss=7)))
+        add(e.PhaseDone(arm=arm, phase="decode"))
+        add(e.PhaseStarted(arm=arm, phase="perplexity"))
+        unit = e.Unit(arm=arm, kind="perplexity", index=0, count=2)
+        for chunk in range(2):
+            add(e.Perplexity(unit=unit, chunk=chunk, chunks=2, scored=10, nll=20.0 + chunk, nll2=50.0))
+        add(e.UnitDone(unit=unit, at=events[-1].t, tokens=20, ns=1))
+        add(e.PhaseDone(arm=arm, phase="perplexity"))
+        add(e.ArmDone(arm=arm))
+    add(e.SessionClosed(outcome="ok"))
+    return events
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(stream())))
+def test_a_key_frame_anywhere_then_the_rest_is_the_whole(cut: int) -> None:
+    events = stream()
+    whole = fold.fold(events)
+    frame = fold.encode(fold.fold(events[:cut]))
+    assert fold.encode(fold.fold(events[cut:], fold.decode(frame))) == fold.encode(whole)
+
+
+def test_every_event_of_the_vocabulary_has_a_rule() -> None:
+    assert set(fold.RULES) == set(e.Known.__args__)  # type: ignore[attr-defined]
+
+
+def test_unknown_events_are_counted_and_skipped() -> None:
+    state = fold.fold([opening(), e.Unknown(n=1, t=1.0, event="future")])
+    assert state.unknown == 1 and state.n == 1
+
+
+def test_perplexity_follows_from_sums_in_any_order_of_chunks() -> None:
+    events = stream("A")
+    state = fold.fold(events)
+    swapped = [event for event in events if not isinstance(event, e.Perplexity)]
+    chunks = [event for event in events if isinstance(event, e.Perplexity)]
+    swapped[-4:-4] = chunks[::-1]
+    value, error = state.arms["A"].perplexity() or (0.0, 0.0)
+    assert math.isclose(value, math.exp(41 / 20))
+    assert error is not None and math.isclose(error, value * math.sqrt((100 / 20 - (41 / 20) ** 2) / 19))
+    assert fold.fold(swapped).arms["A"].perplexity() == (value, error)
+
+
+def test_repetitions_give_llama_bench_rates() -> None:
+    attempt = fold.fold(stream()).arms["B"].attempt
+    assert attempt is not None
+    assert [one.tok_s for one in attempt.decode] == pytest.approx([4 / 0.3] * 3)
+    assert attempt.tokens == 12
+
+
+def test_energy_is_taken_by_difference_inside_timed_units_only() -> None:
+    attempt = fold.fold(stream("A")).arms["A"].attempt
+    assert attempt is not None
+    energy = attempt.energy["decode"]
+    assert energy.joules == pytest.approx(3.0) and energy.seconds == pytest.approx(1.5)
+    assert energy.source == "NVML energy counter"
+
+
+def test_counters_that_run_backwards_or_change_process_give_no_rate() -> None:
+    samples = [
+        e.Sample(n=1, t=1.0, readings={"engine.read": 100.0, "swap.in": 50.0}, pid=1),
+        e.Sample(n=2, t=2.0, readings={"engine.read": 500.0, "swap.in": 40.0}, pid=2),
+        e.Sample(n=3, t=3.0, readings={"engine.read": 900.0, "swap.in": 45.0}, pid=2),
+    ]
+    state = fold.fold([opening(), *samples])
+    assert state.series["engine.read/s"].columns(0, 1, 4) == [None, None, None, 400.0]
+    assert state.series["swap.in/s"].columns(0, 1, 4) == [None, None, None, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        ([], "running"),
+        ([e.ArmDone(arm="A")], "ok"),
+        ([e.ArmFailed(arm="A", outcome="oom", error="x")], "oom"),
+        ([e.ArmDone(arm="A"), e.PhaseStarted(arm="A", phase="load", attempt=2)], "running"),
+        ([e.ArmDone(arm="A"), e.ArmFailed(arm="A", outcome="crashed", error="x", attempt=2)], "ok"),
+    ],
+)
+def test_the_outcome_is_the_latest_attempts_but_a_whole_run_stays_whole(ends: list[e.Event], outcome: str) -> None:
+    state = fold.fold([opening(), e.PhaseStarted(arm="A", phase="load"), *ends])
+    assert state.arms["A"].outcome == outcome
+    assert state.arms["B"].outcome == "planned"
+
+
+def test_a_failure_ends_the_phase_and_is_noted() -> None:
+    failed = e.ArmFailed(n=2, t=3.0, arm="A", outcome="crashed", error="killed by signal 9")
+    state = fold.fold([opening(), e.PhaseStarted(n=1, t=1.0, arm="A", phase="decode"), failed])
+    assert state.phase == "" and state.spans[-1].end == 3.0
+    assert "killed by signal 9" in state.notes[-1].text
