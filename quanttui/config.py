@@ -86,7 +86,8 @@ _TYPES: dict[str, Any] = get_type_hints(Config, include_extras=True)
 
 def allowed(key: str) -> str:
     """What a key may be, in words."""
-    return next(note.description for note in reversed(_TYPES[key].__metadata__) if note.description)
+    told: str = next(note.description for note in reversed(_TYPES[key].__metadata__) if note.description)
+    return told
 
 
 def load(
@@ -116,11 +117,8 @@ def load(
     return Config(**values)
 
 
-def settings(config: Config, threads: int) -> Settings:
-    """What a sweep measures, by this configuration.
-
-    Args:
-        threads: taken where the configuration leaves it at 0.
+def settings(config: Config) -> Settings:
+    """What a sweep measures, by this configuration. `threads` 0 and the name of the text are resolved where it starts.
 
     Raises:
         UserError: nothing is left to measure.
@@ -137,7 +135,7 @@ def settings(config: Config, threads: int) -> Settings:
         decode=config.decode,
         depth=config.depth,
         repetitions=config.repetitions,
-        threads=config.threads or threads,
+        threads=config.threads,
         gpu_layers=config.gpu_layers,
         split_mode=config.split_mode,
         tensor_split=config.tensor_split,
@@ -205,9 +203,9 @@ def _value(key: str, raw: Any, strict: bool, origin: str, shown: str) -> Any:
         raise UserError(f"{clean(shown)}: must be {allowed(key)}") from None
     if isinstance(value, float) and value != value:
         raise UserError(f"{clean(shown)}: must be {allowed(key)}")
-    if key == "quants" and value:
+    if key == "quants" and (value or not strict):
         try:
             quants.parse(",".join(value))
         except UserError as error:
-            raise UserError(f"{clean(origin)}: {str(error).removeprefix('--quants: ')}") from None
+            raise UserError(f"{clean(origin)}: {str(error).removeprefix('--quants').lstrip(': ')}") from None
     return value

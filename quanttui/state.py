@@ -87,7 +87,7 @@ class Energy(msgspec.Struct):
 
 
 class Attempt(msgspec.Struct):
-    """An arm in one engine process after another: the first, and the runs again of it."""
+    """One run of an arm: the first, or a run again in a fresh process. `rate` is tok/s over the decoded token."""
 
     number: int
     prompt: list[Repetition] = []
@@ -107,14 +107,14 @@ class Attempt(msgspec.Struct):
 
 
 class Arm(msgspec.Struct):
-    """One quant: planned, then running, then done or failed. `rate` of an attempt is tok/s over the decoded token."""
+    """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done."""
 
     plan: e.PlannedArm
     file: e.ArmStarted | None = None
     attempts: list[Attempt] = []
     chunks: dict[int, Chunk] = {}
     chunks_planned: int | None = None
-    units: set[str] = set()
+    units: dict[str, float] = {}
 
     @property
     def id(self) -> str:
@@ -337,7 +337,7 @@ def _probe_lost(state: State, event: e.ProbeLost) -> None:
 
 def _arm_started(state: State, event: e.ArmStarted) -> None:
     _arm(state, event.arm).file = event
-    _attempt(state, event.arm, event.attempt)
+    _attempt(state, event.arm, event.attempt).failed = None
     state.arm = event.arm
     if event.label_note:
         state.note(event.t, "warn", f"{event.arm}: {event.label_note}", event.arm)
@@ -447,7 +447,7 @@ def _tokens(state: State, event: e.Tokens) -> None:
     attempt = _attempt(state, event.unit.arm, event.unit.attempt)
     for ns in event.ns:
         if ns > 0:
-            attempt.rate.add(attempt.tokens, 1e9 / ns)
+            attempt.rate.add(float(attempt.tokens), 1e9 / ns)
         attempt.tokens += 1
     running = state.running
     if running is not None and running.unit == event.unit:
@@ -466,7 +466,7 @@ def _perplexity(state: State, event: e.Perplexity) -> None:
 def _unit_done(state: State, event: e.UnitDone) -> None:
     unit = event.unit
     arm, attempt = _arm(state, unit.arm), _attempt(state, unit.arm, unit.attempt)
-    arm.units.add(unit.id)
+    arm.units[unit.id] = event.t
     if unit.kind in ("prompt", "decode"):
         attempt.repetitions(unit.kind).append(Repetition(unit, event.at, event.tokens, event.ns, event.counters))
         if unit.kind == "prompt":

@@ -44,7 +44,7 @@ def batch_bytes(shape: Shape) -> float:
 
 
 def resident_bytes(shape: Shape) -> float:
-    """Bytes of all weights: what must stay in memory, or is read again. Risk goes by these, speed by the active ones."""
+    """Bytes of all weights: what must stay in memory, or is read again. Risk goes by these, speed by active bytes."""
     return float(sum(group.bytes for group in shape.tensors))
 
 

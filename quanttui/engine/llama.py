@@ -1,29 +1,28 @@
 """llama.cpp, through the low-level ctypes bindings. Owns every call of it, and every number taken from its log.
 
 The high-level class of llama-cpp-python is not used: it keeps one sequence, switches flash attention off and copies
-logits. Knows nothing of requests, events or what is measured.
+logits. Knows nothing of requests, and of events only the settings and the build.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llama_cpp import llama_cpp as lib
 
-with open(os.devnull, "wb"):  # llama_cpp is imported for its effects too: it sets a log callback, replaced below
-    from llama_cpp import llama_cpp as lib
-
-from quanttui.events import Settings
+from quanttui import __version__
+from quanttui.errors import UserError
+from quanttui.events import Build, Settings
 from quanttui.format import clean
+from quanttui.measure.speed import TokenArray, Vocabulary
 
 KV_TYPES = {
     "f32": lib.GGML_TYPE_F32,
@@ -45,5 +44,372 @@ SPLIT_MODES = {
     "none": lib.LLAMA_SPLIT_MODE_NONE,
     "layer": lib.LLAMA_SPLIT_MODE_LAYER,
     "row": lib.LLAMA_SPLIT_MODE_ROW,
-    "tensor": lib.LLAMA_SPLIT_MODE_TENSOR,
+    "tensor": 3,
 }
+
+_ABORTED = 2
+"""What llama_decode returns when the abort callback ended it (llama.h)."""
+
+_MEBIBYTE = 1 << 20
+_KEPT_LINES = 4000
+_BUFFER = re.compile(r":\s*(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_FLASH = re.compile(r"Flash Attention\b.*?\b(enabled|disabled)")
+_STEP = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+_USELESS = ("failed to load model", "failed to initialize", "failed to quantize")
+
+
+class LlamaError(Exception):
+    """llama.cpp would not: its own words in one line, and an outcome of events.OUTCOMES."""
+
+    def __init__(self, error: str, outcome: str = "refused"):
+        super().__init__(error)
+        self.error, self.outcome = error, outcome
+
+
+class Aborted(Exception):
+    """The decode under way was given up because the abort flag was raised."""
+
+
+class Log:
+    """llama.cpp's log: written to fd 2 as it comes, and kept for the numbers that stand in no API.
+
+    `on_line` sees each whole line. Nothing logs during timed units.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+        self.on_line: Callable[[str], None] | None = None
+        self._rest = ""
+        self._level = 0
+        self._callback = lib.llama_log_callback(self._take)
+        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        with np.errstate(all="ignore"):
+            os.write(2, text)
+        if level != 5:  # 5 continues the line before it
+            self._level = level
+        *whole, self._rest = (self._rest + text.decode("utf-8", "replace")).split("\n")
+        for line in whole:
+            self.lines.append((self._level, line))
+            if self.on_line is not None:
+                self.on_line(line)
+        if self._rest and self.on_line is not None:
+            self.on_line(self._rest)
+        del self.lines[:-_KEPT_LINES]
+
+    def mark(self) -> None:
+        """Forget what was logged so far."""
+        self.lines.clear()
+
+    def buffers(self, kind: str) -> dict[str, int]:
+        """Bytes of the buffers of one kind (model, KV, compute, output) by llama.cpp's names, since the mark."""
+        found: dict[str, int] = {}
+        for _, line in self.lines:
+            match = _BUFFER.search(line)
+            if match and match[2] == kind:
+                found[match[1]] = found.get(match[1], 0) + round(float(match[3]) * _MEBIBYTE)
+        return found
+
+    def find(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The last line since the mark that matches."""
+        found = (pattern.search(line) for _, line in reversed(self.lines))
+        return next((match for match in found if match), None)
+
+    def reason(self, otherwise: str) -> str:
+        """The line since the mark that says best what went wrong, without the names of functions."""
+        errors = [line for level, line in self.lines if level == 4]
+        telling = [line for line in errors if line.strip() and not any(word in line for word in _USELESS)]
+        chosen = (telling or errors or [otherwise])[-1]
+        return clean(re.sub(r"^(?:\w+: )?(?:error loading model: )*(?:error loading model \w+: )?", "", chosen), 200)
+
+
+class AbortFlag:
+    """A byte that a native callback reads between the nodes of a graph: raising it ends a decode on the CPU backend.
+
+    The callback is libc's strlen on the flag: a Python callback, called some hundred times a token, would cut the
+    speed that it is there to guard.
+    """
+
+    def __init__(self) -> None:
+        self._flag = ctypes.create_string_buffer(2)
+        strlen = ctypes.CDLL(None).strlen if os.name == "posix" else ctypes.cdll.msvcrt.strlen
+        self.callback = ctypes.cast(strlen, lib.ggml_abort_callback)
+        self.data = ctypes.cast(self._flag, ctypes.c_void_p)
+
+    def raise_(self) -> None:
+        self._flag[0] = b"\x01"
+
+    def lower(self) -> None:
+        self._flag[0] = b"\x00"
+
+
+def put(struct: Any, **values: Any) -> Any:
+    """Set fields of a ctypes struct; ctypes itself silently accepts those that do not exist.
+
+    Raises:
+        LlamaError: this llama-cpp-python has no such field.
+    """
+    names = {name for name, *_ in struct._fields_}
+    for name, value in values.items():
+        if name not in names:
+            raise LlamaError(f"llama-cpp-python has no {type(struct).__name__}.{name}: a newer quanttui is needed")
+        setattr(struct, name, value)
+    return struct
+
+
+def build() -> Build:
+    """Which llama.cpp this is, and whether it can use a GPU."""
+    return Build(
+        quanttui=__version__,
+        llama_cpp_python=importlib.metadata.version("llama-cpp-python"),
+        llama_cpp=clean(lib.llama_version().decode("utf-8", "replace")),
+        gpu_offload=bool(lib.llama_supports_gpu_offload()),
+        system_info=clean(lib.llama_print_system_info().decode("utf-8", "replace")),
+    )
+
+
+class Model:
+    """A loaded GGUF.
+
+    Loaded in llama.cpp's own default mode (AUTO: mapped where it can be), with repacking as llama-bench leaves it.
+
+    Raises:
+        LlamaError: llama.cpp refuses the file.
+    """
+
+    def __init__(self, file: str, settings: Settings, log: Log, progress: Callable[[float], None]):
+        self.log = log
+        log.mark()
+        split = (ctypes.c_float * max(16, int(lib.llama_max_devices())))(*settings.tensor_split)
+
+        def told(fraction: float, _: Any) -> bool:
+            progress(fraction)
+            return True
+
+        callback = lib.llama_progress_callback(told)
+        params = put(
+            lib.llama_model_default_params(),
+            n_gpu_layers=settings.gpu_layers if lib.llama_supports_gpu_offload() else 0,
+            split_mode=SPLIT_MODES[settings.split_mode],
+            tensor_split=ctypes.cast(split, ctypes.POINTER(ctypes.c_float)) if settings.tensor_split else None,
+            progress_callback=callback,
+        )
+        handle = lib.llama_model_load_from_file(os.fsencode(file), params)
+        if not handle:
+            raise LlamaError(f"{clean(file)}: {log.reason('llama.cpp cannot load it')}")
+        self.handle = handle
+        self.vocab = lib.llama_model_get_vocab(handle)
+        self.layers = int(lib.llama_model_n_layer(handle)) + 1
+        match = log.find(_OFFLOADED)
+        self.gpu_layers = int(match[1]) if match else 0
+        if match:
+            self.layers = int(match[2])
+        self.buffers = log.buffers("model")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its size, and BOS where a text begins with it."""
+        begins = lib.llama_vocab_get_add_bos(self.vocab)
+        return Vocabulary(int(lib.llama_vocab_n_tokens(self.vocab)), int(lib.llama_vocab_bos(self.vocab)) if begins else None)
+
+    def tokenize(self, text: bytes) -> TokenArray:
+        """The text's tokens as llama-perplexity takes them: with the vocabulary's beginning, no special tokens parsed."""
+        count = -lib.llama_tokenize(self.vocab, text, len(text), None, 0, True, False)
+        tokens = np.empty(max(0, count), dtype=np.int32)
+        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        done = lib.llama_tokenize(self.vocab, text, len(text), pointer, len(tokens), True, False)
+        return tokens[: max(0, done)]
+
+    @property
+    def adds_eos(self) -> bool:
+        return bool(lib.llama_vocab_get_add_eos(self.vocab))
+
+    def close(self) -> None:
+        lib.llama_model_free(self.handle)
+
+
+class Context:
+    """A context of a model, for one sequence (speed) or for `n_seq` that are decoded together (perplexity).
+
+    Raises:
+        LlamaError: it cannot be made (memory, an unusable KV type).
+    """
+
+    def __init__(self, model: Model, settings: Settings, n_ctx: int, n_batch: int, n_seq: int, abort: AbortFlag):
+        self.n_seq, self.n_batch = n_seq, n_batch
+        self.n_ubatch = min(settings.ubatch, n_batch)
+        self._model = model
+        log = model.log
+        log.mark()
+        params = put(
+            lib.llama_context_default_params(),
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=self.n_ubatch,
+            n_seq_max=n_seq,
+            n_threads=settings.threads,
+            n_threads_batch=settings.threads,
+            flash_attn_type=FLASH_ATTN[settings.flash_attn],
+            type_k=KV_TYPES[settings.kv],
+            type_v=KV_TYPES[settings.kv],
+            abort_callback=abort.callback,
+            abort_callback_data=abort.data,
+            kv_unified=False,
+        )
+        handle = lib.llama_init_from_model(model.handle, params)
+        if not handle:
+            reason = log.reason("llama.cpp cannot make a context")
+            raise LlamaError(reason, "oom" if "alloc" in reason or "memory" in reason else "failed")
+        self.handle = handle
+        self._memory = lib.llama_get_memory(handle)
+        self.n_ctx = int(lib.llama_n_ctx(handle))
+        match = log.find(_FLASH)
+        self.flash_attn = {"on": True, "off": False}.get(settings.flash_attn)
+        if self.flash_attn is None and match:
+            self.flash_attn = match[1].lower() == "enabled"
+        kv = log.buffers("KV")
+        self.kv_bytes = sum(kv.values()) if kv else None
+        compute = log.buffers("compute")
+        self.compute_bytes = sum(compute.values()) if compute else None
+        self._vocabulary = model.vocabulary.size
+        self._one = (ctypes.c_int32 * 1)()
+        self._step = lib.llama_batch_get_one(self._one, 1)
+        self._many = lib.llama_batch_init(n_batch, 0, 1)
+        self._decode, self._synchronize = lib.llama_decode, lib.llama_synchronize
+
+    def clear(self) -> None:
+        """Forget all tokens, as llama-bench does between repetitions."""
+        lib.llama_memory_clear(self._memory, False)
+
+    def wipe(self) -> None:
+        """Forget all tokens, contents included, as llama-perplexity does between groups."""
+        lib.llama_memory_clear(self._memory, True)
+
+    def keep(self, length: int) -> bool:
+        """Forget all tokens but the first `length`; False where this kind of memory cannot do just that."""
+        return bool(lib.llama_memory_seq_rm(self._memory, 0, length, -1))
+
+    def prompt(self, tokens: TokenArray, position: int) -> None:
+        """Submit tokens at the end of what the memory holds, with logits for the last."""
+        held = np.ascontiguousarray(tokens, dtype=np.int32)
+        batch = lib.llama_batch_get_one(held.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), len(held))
+        self._check(self._decode(self.handle, batch))
+
+    def step(self, token: int, position: int) -> None:
+        """Decode one token at the end of what the memory holds, and wait for it."""
+        self._one[0] = token
+        code = self._decode(self.handle, self._step)
+        self._synchronize(self.handle)
+        if code:
+            self._check(code)
+
+    def synchronize(self) -> None:
+        self._synchronize(self.handle)
+
+    def decode(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> None:
+        """Submit tokens[sequence, k] at positions `position` + k, with logits where outputs[k], and wait."""
+        batch, count = self._many, tokens.size
+        sequences, width = tokens.shape
+        batch.n_tokens = count
+        _view(batch.token, count, np.int32)[:] = tokens.reshape(-1)
+        _view(batch.pos, count, np.int32)[:] = np.tile(np.arange(position, position + width, dtype=np.int32), sequences)
+        _view(batch.n_seq_id, count, np.int32)[:] = 1
+        _view(batch.logits, count, np.int8)[:] = np.tile(outputs, sequences)
+        for index in range(count):
+            batch.seq_id[index][0] = index // width
+        self._check(self._decode(self.handle, batch))
+        self._synchronize(self.handle)
+
+    def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
+        """A view of the logits of `rows` tokens from the index-th submitted one on, float32 [rows, vocabulary]."""
+        pointer = lib.llama_get_logits_ith(self.handle, index)
+        if not pointer:
+            raise LlamaError(f"llama.cpp gives no logits for token {index}", "failed")
+        return np.ctypeslib.as_array(pointer, shape=(rows, self._vocabulary))
+
+    def _check(self, code: int) -> None:
+        if code == _ABORTED:
+            raise Aborted
+        if code:
+            reason = self._model.log.reason(f"llama_decode returned {code}")
+            raise LlamaError(f"decoding failed: {reason}", "oom" if "alloc" in reason else "failed")
+
+    def close(self) -> None:
+        lib.llama_batch_free(self._many)
+        lib.llama_free(self.handle)
+
+
+def _view(pointer: Any, count: int, kind: type) -> npt.NDArray[Any]:
+    return np.frombuffer((ctypes.c_char * (count * np.dtype(kind).itemsize)).from_address(
+        ctypes.addressof(pointer.contents)), dtype=kind)
+
+
+def quantize(
+    source: str, target: str, ftype: int, imatrix: str, threads: int, log: Log, progress: Callable[[float], None]
+) -> None:
+    """Quantize a GGUF into another: `ftype` is a llama_ftype, `imatrix` a file or "".
+
+    Raises:
+        LlamaError: llama.cpp refuses (an importance matrix is needed, the source is quantized already, a full disk).
+        UserError: the importance matrix cannot be read.
+    """
+    log.mark()
+    params = put(lib.llama_model_quantize_default_params(), ftype=ftype, nthread=threads)
+    kept = _with_imatrix(params, imatrix)
+
+    def told(line: str) -> None:
+        match = _STEP.search(line)
+        if match:
+            progress(int(match[1]) / max(1, int(match[2])))
+
+    log.on_line = told
+    try:
+        code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
+    finally:
+        log.on_line = None
+        del kept
+    if code:
+        Path(target).unlink(missing_ok=True)
+        raise LlamaError(f"{clean(source)}: {log.reason('llama.cpp cannot quantize it')}")
+
+
+def _with_imatrix(params: Any, imatrix: str) -> list[Any]:
+    """Hand an importance matrix to the parameters; returns what must stay alive meanwhile."""
+    if not imatrix:
+        return []
+    from quanttui.models import imatrix as matrices
+
+    loaded = matrices.load(Path(imatrix))
+    rows = (lib.llama_model_imatrix_data * (len(loaded) + 1))()
+    held = []
+    for row, (name, values) in zip(rows, loaded.items(), strict=False):
+        data = np.ascontiguousarray(values, dtype=np.float32)
+        held.append(data)
+        row.name = name.encode()
+        row.data = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        row.size = data.size
+    rows[len(loaded)].name = None
+    put(params, imatrix=ctypes.cast(rows, type(params.imatrix)))
+    return [rows, *held]
+
+
+def start() -> Log:
+    """Initialize llama.cpp's backends; its log goes to fd 2 from here on."""
+    log = Log()
+    lib.llama_backend_init()
+    return log
+
+
+def text_of(path: str) -> bytes:
+    """A text file as llama-perplexity reads it: exactly one trailing newline dropped.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{clean(path)}: cannot be read ({error.strerror}): give another with --text") from None
+    return data[:-1] if data.endswith(b"\n") else data

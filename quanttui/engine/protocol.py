@@ -23,6 +23,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     origin_ns: int
 
 
+class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe"):
+    """Which llama.cpp is this? Answered by Described."""
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load"):
     """Load the GGUF `file` as `arm`. Answered by PhaseProgress (load) and ArmLoaded."""
 
@@ -96,7 +100,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
-    Hello, Load, Speed, Tokenize, Score, Quantize, Bandwidth, Stop
+    Hello, Describe, Load, Speed, Tokenize, Score, Quantize, Bandwidth, Stop
 ]
 
 
@@ -114,6 +118,12 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     tokens: int
 
 
+class Described(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.described"):
+    """The answer to Describe."""
+
+    build: events.Build
+
+
 class Answered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.answered"):
     """The request is done; nothing more comes for it."""
 
@@ -125,8 +135,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     outcome: str
 
 
-Answer = Union[events.Event, Counted, Answered, Refusal]  # noqa: UP007
-_Wire = Union[events.Known, Counted, Answered, Refusal]  # noqa: UP007
+Answer = Union[events.Event, Counted, Described, Answered, Refusal]  # noqa: UP007
+_Wire = Union[events.Known, Counted, Described, Answered, Refusal]  # noqa: UP007
 
 _encoder = msgspec.msgpack.Encoder()
 _envelopes = msgspec.msgpack.Decoder(Envelope)

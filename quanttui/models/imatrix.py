@@ -1,8 +1,8 @@
 """Importance matrices: reads them, computes them, writes them.
 
-An importance matrix holds, for each weight matrix, the mean squared activation of each of its input columns; quantizing
-weighs its rounding errors with it. Owns both file forms (GGUF and the older .dat) and the collection through llama.cpp's
-evaluation callback. Must not know how the matrix is used, nor print anything.
+An importance matrix holds, for each weight matrix, the mean squared activation of each of its input columns;
+quantizing weighs its rounding errors with it. Owns both file forms (GGUF and the older .dat) and the collection through
+llama.cpp's evaluation callback. Must not know how the matrix is used, nor print anything.
 
 Formats and rules: llama.cpp, tools/imatrix, common/imatrix-loader and tools/quantize.
 """
@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from quanttui.errors import UserError
+from quanttui.format import clean
+from quanttui.models import header as headers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,174 +58,102 @@ def mean(sums: Array, counts: Array) -> Array:
 def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     """Mean squared activation per column by weight name, float32 (matrices * columns,), as llama-quantize takes it.
 
-    Reads the GGUF form and the .dat form. Raises UserError for a file that is missing, cut short, no importance matrix,
-    or holds a value that is negative or not finite. No count in the file makes it read more than the file is long.
+    Reads the GGUF form and the .dat form. No count in a file makes it read more than the file is long.
+
+    Raises:
+        UserError: no such file, cut off, no importance matrix, or a value in it is negative or not finite.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             source = _Source(file, path)
-            matrix = _load_gguf(source) if source.peek(4) == b"GGUF" else _load_dat(source)
+            matrix = _load_gguf(source) if source.take(4) == b"GGUF" else _load_dat(source)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{clean(str(path))} cannot be read: {error.strerror}") from None
     for name, values in matrix.items():
         if not np.isfinite(values).all() or (values < 0).any():
-            raise source.bad(f"a value of {name!r} is negative or not finite")
+            raise source.bad(f"a value of {clean(name, 80)!r} is negative or not finite")
     return matrix
 
 
 class _Source:
-    """A file read in bounds: nothing is taken that is not there."""
+    """A file read in bounds: what is not there cannot be taken."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
-        self.size = os.fstat(file.fileno()).st_size
+        self._file, self.path = file, path
+        self._size = os.fstat(file.fileno()).st_size
 
     def bad(self, why: str) -> UserError:
-        return UserError(f"{self._path}: no usable importance matrix: {why}; make it anew or name another file")
-
-    @property
-    def at(self) -> int:
-        return self._file.tell()
-
-    @property
-    def left(self) -> int:
-        return self.size - self.at
+        return UserError(f"{clean(str(self.path))} is no usable importance matrix: {why}; make it anew or name another")
 
     def seek(self, at: int) -> None:
         self._file.seek(at)
 
-    def peek(self, n: int) -> bytes:
-        head = self._file.read(n)
-        self._file.seek(-len(head), os.SEEK_CUR)
-        return head
-
-    def check(self, n: int) -> int:
-        if not 0 <= n <= self.left:
-            raise self.bad("the file ends early")
-        return n
+    @property
+    def left(self) -> int:
+        return self._size - self._file.tell()
 
     def take(self, n: int) -> bytes:
-        data = self._file.read(self.check(n))
+        data = self._file.read(n) if 0 <= n <= self.left else b""
         if len(data) != n:
-            raise self.bad("the file ends early")
+            raise self.bad("it is cut off")
         return data
 
-    def skip(self, n: int) -> None:
-        self._file.seek(self.check(n), os.SEEK_CUR)
+    def int32(self) -> int:
+        return int.from_bytes(self.take(4), "little", signed=True)
 
-    def number(self, form: str) -> Any:
-        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
-
-    def text(self, length_form: str) -> str:
-        try:
-            return self.take(self.number(length_form)).decode()
-        except UnicodeDecodeError:
-            raise self.bad("a name in it is not UTF-8") from None
+    def text(self) -> str:
+        return self.take(self.int32()).decode("utf-8", "replace")
 
     def floats(self, n: int) -> Array:
-        self.check(4 * n)
         return np.frombuffer(self.take(4 * n), "<f4").astype(np.float32)
 
 
 def _load_dat(source: _Source) -> dict[str, Array]:
-    """int32 entries; each: int32 length, name, int32 calls, int32 values, float32 sums; then, optional, calls and dataset."""
+    """int32 entries; each: int32 length, name, int32 calls, int32 values, float32 sums; then maybe calls, dataset."""
+    source.seek(0)
     matrix: dict[str, Array] = {}
-    entries = source.number("i")
+    entries = source.int32()
     if entries < 1:
         raise source.bad("it has no entries")
-    for _ in range(entries):
-        name = source.text("i")
-        calls, values = source.number("i"), source.number("i")
+    for number in range(1, entries + 1):
+        name, calls, values = source.text(), source.int32(), source.int32()
         if values < 1 or not name or name in matrix:
-            raise source.bad(f"entry {len(matrix) + 1} is empty or repeated")
+            raise source.bad(f"entry {number} is empty or repeated")
         sums = source.floats(values)
         matrix[name] = sums / np.float32(calls) if calls > 0 else sums
     if source.left:
-        source.number("i")
-        source.text("i")
+        source.int32(), source.text()
     return matrix
 
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY, _F32 = 8, 9, 0
-
-
 def _load_gguf(source: _Source) -> dict[str, Array]:
-    source.skip(4)
-    version = source.number("I")
-    if version not in (2, 3):
-        raise source.bad(f"GGUF version {version} is not known")
-    n_tensors, n_keys = source.number("Q"), source.number("Q")
-    keys = dict(_key(source) for _ in range(n_keys))
-    missing = {DATASETS, CHUNK_COUNT, CHUNK_SIZE} - keys.keys()
+    """Each weight as two float32 tensors: `.in_sum2` (matrices, columns) and `.counts` (matrices, 1)."""
+    header = headers.read(source.path)
+    missing = {DATASETS, CHUNK_COUNT, CHUNK_SIZE} - header.metadata.keys() - header.lengths.keys()
     if missing:
-        raise source.bad(f"the key {min(missing)} is missing")
-    tensors: dict[str, tuple[int, int]] = {}
-    for _ in range(n_tensors):
-        name, elements, offset = _tensor(source)
-        if name in tensors:
-            raise source.bad(f"{name!r} is there twice")
-        tensors[name] = elements, offset
-    align = keys.get("general.alignment", 32)
-    if not isinstance(align, int) or align < 1:
-        raise source.bad("general.alignment makes no sense")
-    start = -(-source.at // align) * align
-    names = sorted(name.removesuffix(SUMS) for name in tensors if name.endswith(SUMS))
-    if not names or {name.removesuffix(COUNTS) for name in tensors if name.endswith(COUNTS)} != set(names):
-        raise source.bad("sums and counts do not pair up")
+        raise source.bad(f"it has no key {min(missing)}")
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    names = sorted({name.removesuffix(SUMS).removesuffix(COUNTS) for name in tensors})
+    if not names or tensors.keys() != {name + part for name in names for part in (SUMS, COUNTS)}:
+        raise source.bad("its tensors are not pairs of sums and counts")
 
     def values(name: str) -> Array:
-        elements, offset = tensors[name]
-        at, padded = start + offset, -(-4 * elements // align) * align
-        if at > source.size:
-            raise source.bad("the file ends early")
-        source.seek(at)
-        source.check(padded)
-        return source.floats(elements)
+        tensor = tensors[name]
+        if tensor.type != "F32" or not tensor.elements:
+            raise source.bad(f"{clean(name, 80)!r} is empty or not of type F32")
+        source.seek(header.data_offset + tensor.offset)
+        if -(-tensor.bytes // header.alignment) * header.alignment > source.left:
+            raise source.bad("it is cut off")
+        return source.floats(tensor.elements)
 
-    return {name: _means(source, name, values(name + SUMS), values(name + COUNTS)) for name in names}
-
-
-def _means(source: _Source, name: str, sums: Array, counts: Array) -> Array:
-    if not np.isfinite(counts).all() or (counts < 0).any() or len(sums) % len(counts):
-        raise source.bad(f"the counts of {name!r} make no sense")
-    return mean(sums.reshape(len(counts), -1), np.rint(counts))
-
-
-def _key(source: _Source) -> tuple[str, object]:
-    """A key with its value where that is a number, else None."""
-    name, kind = source.text("Q"), source.number("I")
-    if kind in _SCALARS:
-        return name, source.number(_SCALARS[kind])
-    if kind == _STRING:
-        source.skip(source.number("Q"))
-    elif kind == _ARRAY:
-        kind, n = source.number("I"), source.number("Q")
-        if kind in _SCALARS:
-            source.skip(n * struct.calcsize("<" + _SCALARS[kind]))
-        elif kind == _STRING:
-            for _ in range(n):
-                source.skip(source.number("Q"))
-        else:
-            raise source.bad(f"the key {name!r} has an unknown type")
-    else:
-        raise source.bad(f"the key {name!r} has an unknown type")
-    return name, None
-
-
-def _tensor(source: _Source) -> tuple[str, int, int]:
-    """Name, number of elements and offset of one float32 tensor."""
-    name, n_dims = source.text("Q"), source.number("I")
-    if not 1 <= n_dims <= 4:
-        raise source.bad(f"{name!r} has {n_dims} dimensions")
-    elements = prod(source.number("Q") for _ in range(n_dims))
-    kind, offset = source.number("I"), source.number("Q")
-    if not name.endswith((SUMS, COUNTS)):
-        raise source.bad(f"it holds {name!r}, as a model would")
-    if kind != _F32 or not elements:
-        raise source.bad(f"{name!r} is not float32")
-    return name, elements, offset
+    matrix: dict[str, Array] = {}
+    for name in names:
+        sums, counts = values(name + SUMS), values(name + COUNTS)
+        if not np.isfinite(counts).all() or (counts < 0).any() or len(sums) % len(counts):
+            raise source.bad(f"the counts of {clean(name, 80)!r} make no sense")
+        matrix[name] = mean(sums.reshape(len(counts), -1), np.rint(counts))
+    return matrix
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -248,7 +176,7 @@ def save(path: str | os.PathLike[str], collected: Collected, dataset: str) -> No
         out.write_kv_data_to_file()
         out.write_tensors_to_file()
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{clean(str(path))} cannot be written: {error.strerror}") from None
     finally:
         out.close()
 
@@ -296,7 +224,7 @@ class _Collector:
         if op != b"MUL_MAT":
             return False
         name, given = _weight(tensor), tensor.src[1].contents
-        if given.ne[1] < SMALLEST_BATCH or given.type != _F32:
+        if given.ne[1] < SMALLEST_BATCH or given.type != 0:
             return False
         return name.startswith("blk.") or (self.output and name == "output.weight")
 
@@ -333,8 +261,8 @@ class _Collector:
     def read(self, tensor: _Tensor, kind: Any) -> Array:
         """The tensor's values from wherever they lie, dimensions outermost first."""
         size = self.ggml.ggml_nbytes(ctypes.byref(tensor))
-        buffer = ctypes.create_string_buffer(size)
-        self.ggml.ggml_backend_tensor_get(ctypes.byref(tensor), buffer, 0, size)
+        buffer = bytearray(size)
+        self.ggml.ggml_backend_tensor_get(ctypes.byref(tensor), (ctypes.c_char * size).from_buffer(buffer), 0, size)
         return np.ndarray(tuple(tensor.ne)[::-1], kind, buffer, strides=tuple(tensor.nb)[::-1])
 
 
@@ -356,9 +284,11 @@ def compute(
 ) -> Collected:
     """Run the model over text (or token ids) and sum up the squared activations, as llama-imatrix does.
 
-    Chunks of n_ctx tokens, all of them unless `chunks` bounds them, each beginning with BOS where the vocabulary adds it.
-    `output`: collect for output.weight too. `progress(done, of)` is called after each chunk. Raises UserError for a model
-    that llama.cpp cannot load, and for text shorter than two chunks.
+    Chunks of n_ctx tokens, all of them unless `chunks` bounds them, each beginning with BOS where the vocabulary adds
+    it. `output`: collect for output.weight too. `progress(done, of)` is called after each chunk.
+
+    Raises:
+        UserError: llama.cpp cannot load the model or run it, or the text is shorter than two chunks.
     """
     import llama_cpp as llama
 
@@ -368,10 +298,10 @@ def compute(
     fields = {"n_ctx": n_ctx, "n_batch": n_ctx, "n_ubatch": min(n_ctx, 512), "cb_eval": callback}
     if threads is not None:
         fields |= {"n_threads": threads, "n_threads_batch": threads}
-    with _model(Path(model)) as loaded, _context(loaded, model, fields) as context:
+    with _quiet(), _model(Path(model)) as loaded, _context(loaded, model, fields) as context:
         vocabulary = llama.llama_model_get_vocab(loaded)
         if llama.llama_vocab_get_add_eos(vocabulary):
-            raise UserError(f"{model}: its vocabulary ends every text with EOS; no importance matrix can be computed")
+            raise UserError(f"{clean(str(model))} ends every text with EOS: no importance matrix can be computed")
         tokens = _tokenize(vocabulary, text) if isinstance(text, str) else list(text)
         if len(tokens) < 2 * n_ctx:
             raise UserError(f"the text makes {len(tokens)} tokens; an importance matrix needs {2 * n_ctx} or more")
@@ -405,15 +335,29 @@ def _ggml() -> Any:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """llama.cpp's log goes nowhere meanwhile."""
+    import llama_cpp as llama
+
+    before, data, silent = llama.llama_log_callback(), ctypes.c_void_p(), llama.llama_log_callback(lambda *_: None)
+    llama.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    llama.llama_log_set(silent, None)
+    try:
+        yield
+    finally:
+        llama.llama_log_set(before, data)
+
+
+@contextmanager
 def _model(path: Path) -> Iterator[Any]:
     import llama_cpp as llama
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{clean(str(path))}: no such file")
     llama.llama_backend_init()
     model = llama.llama_model_load_from_file(os.fsencode(path), llama.llama_model_default_params())
     if not model:
-        raise UserError(f"{path}: llama.cpp cannot load it")
+        raise UserError(f"{clean(str(path))} is no model that this llama.cpp can load")
     try:
         yield model
     finally:
@@ -432,7 +376,9 @@ def _context(model: Any, path: str | os.PathLike[str], fields: dict[str, Any]) -
         setattr(params, name, value)
     context = llama.llama_init_from_model(model, params)
     if not context:
-        raise UserError(f"{path}: llama.cpp cannot run it with {fields['n_ctx']} tokens of context")
+        raise UserError(
+            f"{clean(str(path))} does not run with {fields['n_ctx']} tokens of context: memory, most likely"
+        )
     try:
         yield context
     finally:
@@ -443,10 +389,10 @@ def _tokenize(vocabulary: Any, text: str) -> list[int]:
     import llama_cpp as llama
 
     data = text.encode()
-    room = len(data) + 2
+    room = -llama.llama_tokenize(vocabulary, data, len(data), None, 0, True, False)
     tokens = (llama.llama_token * room)()
-    n = llama.llama_tokenize(vocabulary, data, len(data), tokens, room, True, False)
-    return list(tokens[:n])
+    llama.llama_tokenize(vocabulary, data, len(data), tokens, room, True, False)
+    return list(tokens)
 
 
 def _decode(context: Any, tokens: Sequence[int]) -> None:
@@ -463,5 +409,5 @@ def _decode(context: Any, tokens: Sequence[int]) -> None:
         status = llama.llama_decode(context, batch)
     finally:
         llama.llama_batch_free(batch)
-    if status < 0:
+    if status:
         raise UserError(f"llama.cpp could not evaluate a chunk of the text (llama_decode: {status})")

@@ -72,7 +72,7 @@ def launch(request: Request) -> int:
         print(f"{writer.folder}: runs on without this terminal; `quanttui attach {writer.folder}` watches it")
         return 0
     options = Options(
-        cache=request.cache_dir / "quants",
+        cache=request.cache_dir,
         cache_bytes=request.cache_bytes,
         patience=request.patience,
         text=writer.state.settings.text,

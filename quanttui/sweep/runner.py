@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from quanttui.diagnosis import roofline
 from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
 from quanttui.errors import UserError
-from quanttui.models import header, quantize
+from quanttui.models import header, label, quantize
 from quanttui.state import Arm, Attempt
 from quanttui.sweep import plan
 
@@ -48,6 +48,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int
     patience: float = 600.0
     text: str = ""
+
+
+class _Asked:
+    """An engine that is started when it is asked, and closed when it has answered."""
+
+    def __init__(
+        self, running: Callable[[str], AbstractContextManager[Engine]], name: str, patience: float
+    ) -> None:
+        self._running, self._name, self._patience = running, name, patience
+
+    def ask(self, request: Any) -> Iterator[Any]:
+        with self._running(self._name) as engine:
+            yield from engine.ask(request, self._patience)
 
 
 class Stopped(Exception):
@@ -139,8 +152,8 @@ class Sweep:
             self.writer.append(event)
             if isinstance(event, e.Beat):
                 self._obey()
-        except UserError as error:
-            self.error = error
+        except (UserError, OSError) as error:
+            self.error = error if isinstance(error, UserError) else UserError(f"{self.writer.folder}: {error}")
             self.stop()
 
     def _obey(self) -> None:
@@ -197,6 +210,8 @@ class Sweep:
             )
         except UserError as error:
             self._fail(planned.id, number, "refused", str(error))
+        except OSError as error:
+            self._fail(planned.id, number, "failed", f"{error.filename or planned.id}: {error.strerror or error}")
         self.writer.sync()
 
     def _fail(
@@ -258,44 +273,46 @@ class Sweep:
                 others.append(answer)
         return others
 
-    def _file(self, planned: e.PlannedArm, number: int) -> str:
+    def _file(self, planned: e.PlannedArm, number: int) -> Path:
         """The arm's GGUF, made from its source where it is to be made, and recorded as what its tensors are."""
-        path = planned.file
-        if not path:
-            with self._phase(planned.id, "quantize", number), self._running(f"{planned.id}.quantize") as engine:
-                making = quantize.make(
-                    planned, engine, self.options.cache, self.options.cache_bytes, self.settings.threads
-                )
-                path = self._made(making)
+        path = Path(planned.file) if planned.file else self._made(planned, number)
         read = header.read(path)
         self._append(
             e.ArmStarted(
                 arm=planned.id,
                 quant=planned.quant,
-                file=path,
+                file=str(path),
                 bytes=read.file_bytes,
                 bits_per_weight=header.bits_per_weight(read),
                 tensor_types=header.tensor_types(read),
                 shape=header.shape(read),
-                sha256=header.sha256(path),
+                sha256=header.sha256(path, self.options.cache),
                 imatrix=planned.imatrix,
-                label_note=quantize.label_note(read, planned.quant),
+                label_note=label.label_note(read, planned.quant),
                 attempt=number,
             )
         )
         session.write_manifest(self.writer.folder, session.manifest(self.writer.state))
         return path
 
-    def _made(self, making: Iterator[Any]) -> str:
-        path = ""
-        for answer in making:
-            if isinstance(answer, e.Event):
-                self._append(answer)
-            else:
-                path = str(answer)
-        return path
+    def _made(self, planned: e.PlannedArm, number: int) -> Path:
+        """The quant in the cache, made now if it is not there: an engine is started only then."""
+        with self._phase(planned.id, "quantize", number):
+            making = quantize.make(
+                planned,
+                _Asked(self._running, f"{planned.id}.quantize", self.options.patience),
+                self.options.cache,
+                max_bytes=self.options.cache_bytes,
+                threads=self.settings.threads,
+                build=self.writer.state.build.llama_cpp if self.writer.state.build else "",
+            )
+            while True:
+                try:
+                    self._append(next(making))
+                except StopIteration as made:
+                    return Path(made.value)
 
-    def _measure(self, planned: e.PlannedArm, arm: Arm, file: str, number: int) -> None:
+    def _measure(self, planned: e.PlannedArm, arm: Arm, file: Path, number: int) -> None:
         """Speed, then perplexity in a context of its own: its logits distort memory."""
         attempt = arm.attempts[-1]
         chunks = self._wanted_chunks(arm, number)
@@ -304,9 +321,9 @@ class Sweep:
         name = planned.id if number == 1 else f"{planned.id}.{number}"
         with self._running(name) as engine:
             with self._phase(arm.id, "bandwidth", number):
-                self._ask(engine, protocol.Bandwidth(arm=arm.id, file=file, threads=self.settings.threads))
+                self._ask(engine, protocol.Bandwidth(arm=arm.id, file=str(file), threads=self.settings.threads))
             with self._phase(arm.id, "load", number):
-                self._ask(engine, protocol.Load(arm=arm.id, attempt=number, file=file, settings=self.settings))
+                self._ask(engine, protocol.Load(arm=arm.id, attempt=number, file=str(file), settings=self.settings))
             for kind in plan.kinds(self.settings):
                 self._speed(engine, arm, attempt, kind)
             if chunks:
@@ -342,12 +359,13 @@ class Sweep:
 
     def _perplexity(self, engine: Engine, arm: Arm, number: int) -> None:
         text = self.options.text
-        (counted,) = self._ask(engine, protocol.Tokenize(arm=arm.id, text=text, n_ctx=self.settings.context))
+        (counted,) = self._ask(engine, protocol.Tokenize(arm=arm.id, text=text, context=self.settings.context))
         limit = self.settings.chunks
         chunks = counted.chunks if limit is None else min(limit, counted.chunks)
         units = plan.groups(self.settings, chunks, arm.id)
         raw = session.part(self.writer.folder, "raw", f"{arm.id}.nll")
+        file = str(raw.relative_to(self.writer.folder))
         with self._phase(arm.id, "perplexity", number, len(units)):
             for unit in plan.missing(units, arm):
                 self._check()
-                self._ask(engine, protocol.Score(unit=unit, text=text, chunks=chunks, raw=str(raw)))
+                self._ask(engine, protocol.Score(unit=unit, text=text, chunks=chunks, raw=str(raw), file=file))

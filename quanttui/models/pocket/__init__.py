@@ -1,11 +1,11 @@
-"""The pocket model: a llama of 3.7 million weights that this project trained itself, on stories it made up itself.
+"""The pocket model: a llama of 3.9 million weights that this project trained itself, on stories it made up itself.
 
 It is here so that quantizing, measuring and judging can be shown and tested with no download. Its weights are rich
 enough that quants differ as those of a real model do, and it knows nothing but villages, errands and fair trades.
 
-`MODEL` is its F16 GGUF, `TEXT` held-out text of the same kind that it never saw (at least 64 chunks of 512 tokens), and
-`IMATRIX` an importance matrix over training text. `pocket.json` beside them records seed, steps, losses and checksums;
-`python -m quanttui.models.pocket.train` makes them all anew. All three are plain files of the installed package.
+`MODEL` is its F16 GGUF, `TEXT` held-out text of the same kind that it never saw (at least 64 chunks of 512 tokens),
+`IMATRIX` an importance matrix over training text, and `RECORD` the seed, steps, losses and checksums of the three.
+`python -m quanttui.models.pocket.train` makes them all anew. They are plain files of the installed package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _FOLDER = Path(__file__).resolve().parent
 MODEL = _FOLDER / "pocket-f16.gguf"
 TEXT = _FOLDER / "pocket-heldout.txt"
 IMATRIX = _FOLDER / "pocket-imatrix.gguf"
+RECORD = _FOLDER / "pocket.json"
 
 SEED = 1
 HELD_OUT_SEED = 1_000_000

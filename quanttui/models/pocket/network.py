@@ -19,7 +19,7 @@ QUERIES = 64  # attention goes by blocks of queries, so that nothing is computed
 class Shape:
     """Every row length is a multiple of 256, the block of the K- and IQ-quants, so that no tensor falls back."""
 
-    vocab: int = 1024
+    vocab: int = 1536
     embd: int = 256
     ff: int = 768
     layers: int = 4
@@ -37,8 +37,15 @@ def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
     """GGUF tensor names with their dimensions, rows first: (out, in) for matrices."""
     d, kv = shape.embd, shape.kv_heads * shape.head
     block = {
-        "attn_norm": (d,), "attn_q": (d, d), "attn_k": (kv, d), "attn_v": (kv, d), "attn_output": (d, d),
-        "ffn_norm": (d,), "ffn_gate": (shape.ff, d), "ffn_up": (shape.ff, d), "ffn_down": (d, shape.ff),
+        "attn_norm": (d,),
+        "attn_q": (d, d),
+        "attn_k": (kv, d),
+        "attn_v": (kv, d),
+        "attn_output": (d, d),
+        "ffn_norm": (d,),
+        "ffn_gate": (shape.ff, d),
+        "ffn_up": (shape.ff, d),
+        "ffn_down": (d, shape.ff),
     }
     named = {"token_embd.weight": (shape.vocab, d), "output_norm.weight": (d,), "output.weight": (shape.vocab, d)}
     for i in range(shape.layers):
@@ -47,7 +54,7 @@ def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def start(shape: Shape, seed: int) -> Weights:
-    """Norms at one; matrices normal with variance 1/fan-in, those that write to the residual stream 1/(2·layers) of it."""
+    """Norms at one; matrices normal with variance 1/fan-in, or 1/(2 layers) of it where they write to the residual."""
     named = tensors(shape)
     keys = jax.random.split(jax.random.key(seed), len(named))
     weights: Weights = {}

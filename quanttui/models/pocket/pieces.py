@@ -8,9 +8,10 @@ never crosses a space and each word can be cut on its own. Must not know what th
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 SPACE = "\u2581"
 UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
@@ -54,7 +55,7 @@ class Vocabulary:
         """Join the neighbours with the best score, leftmost first, until none make a piece; the rest becomes bytes."""
         parts = list(word)
         while len(parts) > 1:
-            ranks = [self._id.get(a + b, len(self)) for a, b in zip(parts, parts[1:], strict=False)]
+            ranks = [self._id.get(a + b, len(self)) for a, b in pairwise(parts)]
             best = min(ranks)
             if best == len(self):
                 break
@@ -68,29 +69,33 @@ class Vocabulary:
 
 
 def learn(texts: Iterable[str], size: int) -> Vocabulary:
-    """A vocabulary of `size` ids learnt from the texts: byte-pair merges, most frequent first, then single characters."""
+    """A vocabulary of `size` ids learnt from the texts: byte-pair merges, most frequent first, then all characters."""
     words = Counter(word for text in texts for word in _LEARN.findall(text.replace(" ", SPACE)))
     letters = sorted({c for word in words for c in word})
-    splits = [(list(word), n) for word, n in sorted(words.items())]
-    merges: list[str] = []
-    while len(merges) < size - FIRST_PIECE - len(letters):
-        pairs = _pairs(splits)
-        if not pairs:
-            break
-        a, b = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        if a + b not in merges:
-            merges.append(a + b)
-        for parts, _ in splits:
-            _join(parts, a, b)
-    return Vocabulary((*merges, *letters))
-
-
-def _pairs(splits: Sequence[tuple[list[str], int]]) -> Counter[tuple[str, str]]:
+    splits = [list(word) for word in sorted(words)]
+    counts = [words["".join(parts)] for parts in splits]
     pairs: Counter[tuple[str, str]] = Counter()
-    for parts, n in splits:
-        for pair in zip(parts, parts[1:], strict=False):
-            pairs[pair] += n
-    return pairs
+    holders: defaultdict[tuple[str, str], dict[int, None]] = defaultdict(dict)
+
+    def count(at: int, sign: int) -> None:
+        for pair in pairwise(splits[at]):
+            pairs[pair] += sign * counts[at]
+            holders[pair][at] = None
+
+    for at in range(len(splits)):
+        count(at, 1)
+    merges: dict[str, None] = {}
+    while pairs and len(merges) < size - FIRST_PIECE - len(letters):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if not pairs[best]:
+            break
+        merges["".join(best)] = None
+        for at in holders.pop(best):
+            count(at, -1)
+            _join(splits[at], *best)
+            count(at, 1)
+        pairs += Counter()
+    return Vocabulary((*merges, *letters))
 
 
 def _join(parts: list[str], a: str, b: str) -> None:

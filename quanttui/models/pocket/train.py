@@ -24,7 +24,7 @@ import numpy as np
 
 from quanttui.errors import UserError
 from quanttui.models import imatrix
-from quanttui.models.pocket import HELD_OUT_SEED, IMATRIX, MODEL, TEXT
+from quanttui.models.pocket import HELD_OUT_SEED, IMATRIX, MODEL, RECORD, SEED, TEXT
 from quanttui.models.pocket.pieces import BOS, EOS, UNK, Vocabulary, learn
 from quanttui.models.pocket.stories import stories
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 WINDOW = 512
 BATCH = 4
 N_CTX = 2048
-LEARN_STORIES = 4000
+LEARN_STORIES = 2000
 HELD_OUT_CHUNKS = 72
 IMATRIX_CHUNKS = 64
 PEAK_RATE, WARM_UP, DECAY, BETAS = 3e-3, 60, 0.1, (0.9, 0.97)
 
 
 def corpus(seed: int, chunks: int, vocabulary: Vocabulary) -> str:
-    """Whole stories, parted by empty lines, that make at least `chunks` windows of 512 tokens; one newline at the end."""
+    """Whole stories, parted by empty lines, of at least `chunks` windows of 512 tokens; one newline at the end."""
     told: list[str] = []
     tokens = 1
     for story in stories(seed):
@@ -53,7 +53,7 @@ def corpus(seed: int, chunks: int, vocabulary: Vocabulary) -> str:
 
 
 def windows(seed: int, vocabulary: Vocabulary) -> Iterator[np.ndarray[Any, np.dtype[np.int32]]]:
-    """Endless (batch, 512) ids, each window beginning with BOS as llama.cpp's perplexity chunks do; no story is told twice."""
+    """Endless (batch, 512) ids, each window beginning with BOS as llama.cpp's perplexity chunks do; no story twice."""
     size, held = BATCH * WINDOW, [BOS]
     for story in stories(seed):
         held += vocabulary.encode(story + "\n\n", start=False)
@@ -90,8 +90,10 @@ def optimizer(shape: Shape, steps: int) -> Callable[..., tuple[Weights, Any, Any
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def train(shape: Shape, vocabulary: Vocabulary, seed: int, steps: int, say: Callable[[str], None]) -> tuple[Weights, float]:
-    """The trained weights (float32, by GGUF tensor name) and the mean loss of the last twentieth of the steps, in nats."""
+def train(
+    shape: Shape, vocabulary: Vocabulary, seed: int, steps: int, say: Callable[[str], None]
+) -> tuple[Weights, float]:
+    """The trained weights (float32, by GGUF tensor name) and the mean loss in nats over the last twentieth of steps."""
     import jax
 
     from quanttui.models.pocket.network import start
@@ -104,7 +106,8 @@ def train(shape: Shape, vocabulary: Vocabulary, seed: int, steps: int, say: Call
         losses.append(value)
         if (at + 1) % 100 == 0:
             recent = float(np.mean([float(v) for v in losses[-100:]]))
-            say(f"step {at + 1}/{steps}  loss {recent:.4f}  ppl {math.exp(recent):.3f}  {time.monotonic() - began:.0f} s")
+            seconds = time.monotonic() - began
+            say(f"step {at + 1}/{steps}  loss {recent:.4f}  ppl {math.exp(recent):.3f}  {seconds:.0f} s")
     return weights, float(np.mean([float(v) for v in losses[-max(1, steps // 20) :]]))
 
 
@@ -182,21 +185,30 @@ def make(folder: Path, seed: int, steps: int, say: Callable[[str], None]) -> dic
     write(model, shape, vocabulary, weights)
     loss = held_out_loss(shape, weights, vocabulary, held_out)
     imatrix.save(matrix, imatrix.compute(model, corpus(seed, IMATRIX_CHUNKS, vocabulary)), dataset=f"stories({seed})")
+    first = "\n\n".join(islice(stories(seed), 100))
     record = {
-        "seed": seed, "held_out_seed": seed + HELD_OUT_SEED, "steps": steps, "batch": BATCH, "window": WINDOW,
-        "tokens_seen": steps * BATCH * WINDOW, "parameters": int(sum(w.size for w in weights.values())),
-        "train_loss": round(last, 4), "held_out_loss": round(loss, 4), "held_out_perplexity": round(math.exp(loss), 4),
+        "seed": seed,
+        "stories_sha256": hashlib.sha256(first.encode()).hexdigest(),
+        "held_out_seed": seed + HELD_OUT_SEED,
+        "steps": steps,
+        "batch": BATCH,
+        "window": WINDOW,
+        "tokens_seen": steps * BATCH * WINDOW,
+        "parameters": int(sum(w.size for w in weights.values())),
+        "train_loss": round(last, 4),
+        "held_out_loss": round(loss, 4),
+        "held_out_perplexity": round(math.exp(loss), 4),
         "seconds": round(time.monotonic() - began),
         "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (model, text, matrix)},
     }
-    (folder / "pocket.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD.name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m quanttui.models.pocket.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--steps", type=int, default=3000)
     asked = parser.parse_args(argv)
     try:

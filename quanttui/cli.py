@@ -1,0 +1,454 @@
+"""The command line: parse, call, print; nothing else. Imports lazily, so that no command pays for another's.
+
+Exit codes: 0 done, 1 some arm failed, 2 bad usage or input, 130 stopped. What goes wrong is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from quanttui import __version__, config, paths
+from quanttui.errors import UserError
+from quanttui.format import clean, duration
+
+if TYPE_CHECKING:
+    from quanttui.session import Info
+    from quanttui.sweep.launch import Request
+
+GUIDE = """\
+quanttui runs every quant of one model, shows live what each costs and loses, and says which numbers to believe.
+
+  quanttui demo                             the shipped pocket model, about a minute, nothing to download
+  quanttui run FOLDER                       every GGUF in a folder
+  quanttui run F16.gguf --quants common     quantize one F16 GGUF to the eleven common levels, and sweep them
+  quanttui attach                           watch the running sweep from another terminal
+  quanttui replay SESSION                   watch a recorded one again
+  quanttui report                           the latest session in figures; `quanttui sessions` lists them all
+
+`quanttui --help` and `quanttui run --help` say the rest."""
+
+MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "quants": ((), "A,B", "quants to make, or to pick from a folder"),
+    "tasks": ((), "A,B", "what to measure"),
+    "text": ((), "FILE", "text of the perplexity"),
+    "chunks": ((), "N", "chunks of it to score"),
+    "prompt": (("-p",), "N", "tokens of a prompt repetition, 0 for none"),
+    "decode": (("-n",), "N", "tokens of a decode repetition, 0 for none"),
+    "depth": (("-d",), "N", "tokens that lie in the context before"),
+    "repetitions": (("-r",), "N", "timed repetitions of each"),
+    "threads": (("-t",), "N", "threads of llama.cpp"),
+    "gpu_layers": (("-ngl",), "N", "layers to offload"),
+    "split_mode": (("-sm",), "MODE", "how several GPUs divide a model"),
+    "tensor_split": (("-ts",), "A/B", "the share of each GPU"),
+    "batch": (("-b",), "N", "tokens submitted at once"),
+    "ubatch": (("-ub",), "N", "tokens computed at once"),
+    "flash_attn": (("-fa",), "MODE", "flash attention"),
+    "kv": ((), "TYPE", "type of the KV cache"),
+    "ctx": ((), "N", "context of the perplexity"),
+    "seed": ((), "N", "of the random tokens"),
+}
+"""Flags that decide what a sweep measures, by key of the configuration: llama-bench's short forms, value, meaning."""
+
+SHOWN: dict[str, tuple[str, str]] = {
+    "theme": ("NAME", "colours of the screen"),
+    "glyphs": ("SET", "what charts are drawn with"),
+    "color": ("DEPTH", "colours of the terminal"),
+}
+"""Flags of every screen."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            return _command(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends: into nowhere then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        return _failed(words, str(error), 2)
+    except OSError as error:
+        return _failed(words, f"{clean(str(error.filename or 'input or output'))}: {error.strerror or error}", 2)
+    except Exception as error:
+        said = f"{type(error).__name__}: {clean(str(error))}"
+        return _failed(words, f"unexpected {said}: the same command with --debug shows where", 1)
+
+
+def _command(words: list[str]) -> int:
+    args = parse(words)
+    if args.version:
+        print(_versions())
+        return 0
+    code: int = args.act(args)
+    return code
+
+
+def _failed(words: list[str], line: str, code: int) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    print(f"quanttui: {line}", file=sys.stderr)
+    return code
+
+
+# --- parsing --------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with its complaints as one line, and no guessing at shortened flags."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **given)
+
+    def error(self, message: str) -> NoReturn:
+        told = re.sub(r"^argument (\S+?)(/\S+)?: ", r"\1: ", message)
+        raise UserError(f"{clean(told)}: `{self.prog} --help` lists what there is")
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The arguments of one command; `act` runs it.
+
+    Raises:
+        UserError: there is no such command or flag, or a value is missing.
+    """
+    parser, commands = _parser()
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in commands and not {"--config"} & set(words[: words.index(first)]):
+        raise UserError(_no_command(first, list(commands)))
+    # The common flags have no default of their own: a command's would undo what was given before it.
+    args, rest = parser.parse_known_args(words, argparse.Namespace(json=False, config=None, debug=False))
+    if args.command == "run" and not any(word.startswith("-") for word in rest):
+        # argparse takes the models that stand together, and leaves those that follow a flag.
+        args.models, rest = args.models + rest, []
+    if rest:
+        wrong = next((word for word in rest if word.startswith("-")), rest[0])
+        raise UserError(_no_argument(wrong, commands.get(args.command, parser)))
+    return args
+
+
+def _no_argument(word: str, parser: _Parser) -> str:
+    near = difflib.get_close_matches(word.partition("=")[0], list(parser._option_string_actions), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"`{parser.prog} --help` lists what there is"
+    return f"{clean(word, 60)}: no such argument: {hint}"
+
+
+def _no_command(word: str, commands: list[str]) -> str:
+    if Path(word).exists():
+        return f"{clean(word)}: is no command: to sweep it, `quanttui run {clean(word)}`"
+    near = difflib.get_close_matches(word, commands, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
+    return f"{clean(word, 60)}: is no command: {hint}"
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    common.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="configuration to read")
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+    parser = _Parser(
+        prog="quanttui",
+        description=GUIDE,
+        epilog=f"configuration: {paths.user_config()}\n"
+        f"every key, with its default: {paths.shipped_config()}\n"
+        "exit codes: 0 done, 1 some arm failed, 2 bad usage or input, 130 stopped",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="store_true", help="print the versions of quanttui and llama-cpp-python")
+    parser.set_defaults(act=_guide, command=None)
+    kinds = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    commands: dict[str, _Parser] = {}
+    for name, act, says, add in (
+        ("demo", _demo, "sweep the shipped pocket model", (_sweep_flags,)),
+        ("run", _run, "sweep the quants of a model", (_models, _sweep_flags)),
+        ("attach", _attach, "watch a running sweep", (_session, _screen_flags)),
+        ("replay", _replay, "watch a recorded sweep again", (_session, _replay_flags, _screen_flags)),
+        ("snapshot", _snapshot, "write the screen at some moment as SVG, text and JSON", (_session, _snapshot_flags)),
+        ("sessions", _sessions, "list the sessions", ()),
+        ("report", _report, "print a session's figures", (_session, _report_flags)),
+    ):
+        told = f"{says[0].upper()}{says[1:]}."
+        commands[name] = kinds.add_parser(name, help=says, description=told, parents=[common])
+        commands[name].set_defaults(act=act)
+        for flags in add:
+            flags(commands[name])
+    return parser, commands
+
+
+def _models(parser: _Parser) -> None:
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="a folder of GGUFs, or GGUF files of one model")
+
+
+def _session(parser: _Parser) -> None:
+    says = "a folder, or a name that `quanttui sessions` lists; left out: the latest"
+    parser.add_argument("session", nargs="?", metavar="SESSION", help=says)
+
+
+def _sweep_flags(parser: _Parser) -> None:
+    where = parser.add_argument_group("session")
+    where.add_argument("--session", metavar="DIR", help="folder to record into")
+    where.add_argument("--resume", metavar="DIR", help="go on with a session: only what is missing is run")
+    where.add_argument("--headless", action="store_true", help="plain lines instead of the screen")
+    where.add_argument("--detach", action="store_true", help="run on in the background and give the prompt back")
+    measured = parser.add_argument_group("what is measured, and how")
+    for key, (short, metavar, says) in MEASURED.items():
+        allowed = config.allowed(key)
+        measured.add_argument(_flag(key), *short, dest=key, metavar=metavar, help=f"{says} ({allowed})")
+    measured.add_argument(
+        "--polite", action="store_const", const="true", help="wait before each timed unit until the machine is idle"
+    )
+    measured.add_argument("--imatrix", metavar="FILE", default="", help="importance matrix to quantize with")
+    _screen_flags(parser)
+
+
+def _screen_flags(parser: _Parser) -> None:
+    screen = parser.add_argument_group("screen")
+    for key, (metavar, says) in SHOWN.items():
+        screen.add_argument(_flag(key), dest=key, metavar=metavar, help=f"{says} ({config.allowed(key)})")
+
+
+def _replay_flags(parser: _Parser) -> None:
+    parser.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times the recorded pace (default 1)")
+    parser.add_argument("--at", metavar="WHEN", help="where to begin: a time such as 12m, a quant, or flag")
+
+
+def _snapshot_flags(parser: _Parser) -> None:
+    parser.add_argument("--at", metavar="WHEN", help="a time such as 12m, a quant, or flag; left out: the end")
+    parser.add_argument("--size", type=_size, default=(120, 40), metavar="WxH", help="cells (default 120x40)")
+    parser.add_argument("--out", metavar="NAME", help="NAME.svg, .txt and .json; left out: in the session's snapshots/")
+
+
+def _report_flags(parser: _Parser) -> None:
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="text, or json for programs")
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.01 <= speed <= 10_000:
+        raise argparse.ArgumentTypeError(f"{clean(text, 40)}: must be a factor from 0.01 to 10000")
+    return speed
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{2,3})x(\d{1,3})", text)
+    if not found or not (20 <= int(found[1]) <= 500 and 5 <= int(found[2]) <= 300):
+        raise argparse.ArgumentTypeError(f"{clean(text, 40)}: must be columns x rows, 20x5 to 500x300, such as 120x40")
+    return int(found[1]), int(found[2])
+
+
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """The flags of configuration keys that were given, as text."""
+    return {key: text for key in config.KEYS if (text := getattr(args, key, None)) is not None}
+
+
+def configuration(args: argparse.Namespace) -> config.Config:
+    """The configuration under a command's flags. The demo's own text and quants yield to flags only."""
+    preset = {"quants": (), "text": "pocket"} if args.command == "demo" else None
+    return config.load(_given(args), Path(args.config) if args.config else None, preset=preset)
+
+
+def _folder(args: argparse.Namespace, settings: config.Config) -> Path:
+    from quanttui import session
+
+    return session.find(paths.sessions_dir(settings.sessions_dir), args.session)
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def _versions() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        engine = f"llama-cpp-python {version('llama-cpp-python')}"
+    except PackageNotFoundError:
+        engine = "llama-cpp-python is not installed"
+    return f"quanttui {__version__} ({engine})"
+
+
+def _guide(args: argparse.Namespace) -> int:
+    print(GUIDE)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    return _sweep(args, configuration(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    if not args.models and not args.resume:
+        raise UserError("MODEL: give a folder of GGUFs or a GGUF, or `--resume DIR`; `quanttui demo` needs none")
+    return _sweep(args, configuration(args))
+
+
+def _sweep(args: argparse.Namespace, settings: config.Config) -> int:
+    asked = request(args, settings)
+    if not (args.headless or args.detach):
+        _need_terminal("add --headless")
+        _colour(settings)
+    from quanttui.sweep.launch import launch
+
+    return launch(asked)
+
+
+def request(args: argparse.Namespace, settings: config.Config) -> Request:
+    """What `run` or `demo` asks of the sweep.
+
+    Raises:
+        UserError: flags that contradict each other, or nothing left to measure.
+    """
+    models = tuple(getattr(args, "models", ()))
+    if args.resume:
+        _refuse_plan(args, models)
+    measured = config.settings(settings)
+    from quanttui.sweep.launch import Request
+
+    return Request(
+        models=models,
+        quants=",".join(settings.quants) or None,
+        settings=measured,
+        text=settings.text,
+        imatrix=args.imatrix,
+        session=Path(args.session).expanduser() if args.session else None,
+        resume=Path(args.resume).expanduser() if args.resume else None,
+        headless=args.headless,
+        detach=args.detach,
+        demo=args.command == "demo",
+        sessions_dir=paths.sessions_dir(settings.sessions_dir),
+        cache_dir=paths.cache_dir(settings.cache_dir),
+        cache_bytes=int(settings.cache_gib * 2**30),
+        sample_hz=settings.sample_hz,
+        patience=settings.patience,
+        theme=settings.theme,
+        glyphs=settings.glyphs,
+        json=args.json,
+    )
+
+
+def _refuse_plan(args: argparse.Namespace, models: tuple[str, ...]) -> None:
+    """A resumed session goes on with its own plan: a flag that would change it must not be ignored in silence."""
+    given = [_flag(key) for key in (*MEASURED, "polite", "imatrix", "session") if getattr(args, key, None)]
+    if models or given:
+        raise UserError(
+            f"{(given or ['MODEL'])[0]}: a resumed session keeps its own plan and settings: leave it out with --resume"
+        )
+
+
+def _need_terminal(way_out: str) -> None:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError(f"no terminal: {way_out}")
+
+
+def _colour(settings: config.Config) -> None:
+    """Textual reads these when it is imported, and at no other time."""
+    if settings.color == "none":
+        os.environ["NO_COLOR"] = "1"
+    elif settings.color != "auto":
+        os.environ["TEXTUAL_COLOR_SYSTEM"] = {"16": "standard"}.get(settings.color, settings.color)
+
+
+def _attach(args: argparse.Namespace) -> int:
+    return _watch(args, "attach")
+
+
+def _replay(args: argparse.Namespace) -> int:
+    return _watch(args, "replay", speed=args.speed, at=args.at)
+
+
+def _watch(args: argparse.Namespace, mode: str, **cursor: Any) -> int:
+    settings = configuration(args)
+    folder = _folder(args, settings)
+    _need_terminal(f"`quanttui report {folder}` and `quanttui snapshot {folder}` need none")
+    _colour(settings)
+    from quanttui.tui.app import Monitor
+
+    Monitor(folder, mode=mode, theme=settings.theme, glyphs=settings.glyphs, **cursor).run()
+    return 0
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    folder = _folder(args, configuration(args))
+    from quanttui.tui.app import snapshot
+
+    svg, text, view = snapshot(folder, args.at, args.size)
+    stem = Path(args.out).expanduser() if args.out else folder / "snapshots" / time.strftime("%Y-%m-%d-%H%M%S")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "txt", "json")}
+    for path, content in zip(written.values(), (svg, text, view), strict=True):
+        path.write_text(content, encoding="utf-8")
+    _print(args, {kind: str(path) for kind, path in written.items()}, "\n".join(map(str, written.values())))
+    return 0
+
+
+def _sessions(args: argparse.Namespace) -> int:
+    from quanttui import session
+
+    folder = paths.sessions_dir(configuration(args).sessions_dir)
+    found = session.listing(folder)
+    plain = [{key: getattr(one, key) for key in one.__struct_fields__} | {"folder": str(one.folder)} for one in found]
+    table = "\n".join(map(_line, found)) or f"{folder}: holds no session yet: `quanttui demo` records one"
+    _print(args, plain, table)
+    return 0
+
+
+def _line(one: Info) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.wall)) if one.wall else "no time"
+    arms = f"{one.arms_done}/{one.arms} quants"
+    return f"{clean(one.name):<32}  {one.state:<11}  {arms:>12}  {duration(one.seconds):>6}  {when:<16}  {one.model}"
+
+
+def _report(args: argparse.Namespace) -> int:
+    from quanttui import session
+
+    settings = configuration(args)
+    state = session.load(_folder(args, settings))
+    over = session.status(state) != "running"
+    if args.json or args.format == "json":
+        from quanttui.report.json import report as as_json
+
+        print(json.dumps(as_json(state, over=over), indent=1, ensure_ascii=False))
+    else:
+        from quanttui.report.text import report as as_text
+
+        plain = settings.glyphs == "ascii" or not _writes("±Δ…")
+        print(as_text(state, over=over, ascii=plain), end="")
+    return 0
+
+
+def _writes(text: str) -> bool:
+    """Whether stdout's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _print(args: argparse.Namespace, plain: object, text: str) -> None:
+    print(json.dumps(plain, indent=1, ensure_ascii=False) if args.json else text)

@@ -1,0 +1,303 @@
+"""The parent's side of an engine process: starts it, asks it, stops it, and says how it ended.
+
+An engine runs in a session of its own, its stdout and stderr in a file, and ends when its stdin does. Whatever becomes
+of it (an exit, a signal, an abort inside native code, the OOM killer, a hang) is one exception with the last lines
+that it wrote. Knows the protocol, nothing of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+
+import quanttui
+from quanttui import events as e
+from quanttui.engine import protocol
+from quanttui.errors import UserError
+from quanttui.format import clean
+
+STOP_SECONDS = 1.0
+"""How long a stopped engine may take to come to rest before it is killed: the abort callback works on CPU graphs only."""
+
+STALL_SECONDS = 60.0
+"""An engine that neither answers nor uses the CPU or a disk for this long hangs."""
+
+LAST_LINES = 12
+"""How much of its stderr is kept with a failure."""
+
+_WATCH = 5.0
+
+
+class EngineFailure(Exception):
+    """A request came to nothing. `outcome` is one of events.OUTCOMES."""
+
+    def __init__(
+        self,
+        outcome: str,
+        error: str,
+        signal: int | None = None,
+        exit_code: int | None = None,
+        stderr: tuple[str, ...] = (),
+    ):
+        super().__init__(error)
+        self.outcome, self.error, self.signal, self.exit_code, self.stderr = outcome, error, signal, exit_code, stderr
+
+
+class Refused(EngineFailure):
+    """The engine said no, in one line, and lives on."""
+
+
+class EngineDied(EngineFailure):
+    """The process is gone: outcome oom or crashed, with its signal or exit code."""
+
+
+class Hung(EngineFailure):
+    """It did not answer in time, and was killed: outcome timeout."""
+
+
+class Interrupted(Exception):
+    """The request was given up because `interrupt` was called."""
+
+
+class Engine:
+    """One engine process. `ask` and `close` belong to one thread; `interrupt` may come from any.
+
+    Args:
+        stall: seconds without an answer and without CPU time or I/O after which it counts as hung.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], stderr: Path, stall: float = STALL_SECONDS) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._stderr = stderr
+        self._stall = stall
+        self._number = 0
+        self._interrupted = threading.Event()
+        self._lock = threading.Lock()
+        self._pending = False
+        self._kills = _oom_kills()
+        self._answers: queue.Queue[protocol.Answer | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name=f"engine {self.pid}", daemon=True)
+        self._reader.start()
+
+    @classmethod
+    def start(cls, stderr: Path, origin_ns: int, stall: float = STALL_SECONDS) -> Engine:
+        """A new engine process whose stdout and stderr go to the file `stderr`.
+
+        Args:
+            origin_ns: where session time 0 lies on the monotonic clock.
+
+        Raises:
+            UserError: the file cannot be written, or no process can be started.
+        """
+        package = str(Path(quanttui.__file__).parents[1])
+        path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
+        try:
+            with open(stderr, "ab") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "quanttui.engine.child"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+        except OSError as error:
+            raise UserError(f"{error.filename or stderr}: cannot start an engine ({error.strerror})") from None
+        engine = cls(process, stderr, stall)
+        engine._send(protocol.Hello(origin_ns=origin_ns))
+        return engine
+
+    def ask(self, request: protocol.Request, patience: float = 600.0) -> Iterator[protocol.Answer]:
+        """Have one request met: yields its answers as they come, and returns when it is done.
+
+        Args:
+            patience: the longest time without any answer, in seconds.
+
+        Raises:
+            Refused, EngineDied, Hung: it came to nothing.
+            Interrupted: it was given up on request.
+        """
+        if self._interrupted.is_set():
+            raise Interrupted
+        with self._lock:
+            self._pending = True
+        self._send(request)
+        try:
+            while True:
+                answer = self._wait(patience)
+                if isinstance(answer, protocol.Answered):
+                    return
+                if isinstance(answer, protocol.Refusal):
+                    if self._interrupted.is_set():
+                        raise Interrupted
+                    raise Refused(answer.outcome, answer.error, stderr=self._last_lines())
+                yield answer
+        finally:
+            with self._lock:
+                self._pending = False
+
+    def interrupt(self) -> None:
+        """Give up what is asked now, and all that would be asked later: within STOP_SECONDS, by a kill if need be."""
+        self._interrupted.set()
+        with self._lock:
+            number, pending = self._number, self._pending
+        if not pending:
+            return
+        with suppress(OSError, ValueError):
+            protocol.write(self._stdin, protocol.Envelope(number, protocol.Stop()))
+        timer = threading.Timer(STOP_SECONDS, self._kill_if_pending, (number,))
+        timer.daemon = True
+        timer.start()
+
+    def close(self) -> None:
+        """End the process: its stdin closes, and it is killed if that is not enough. Leaves no zombie."""
+        with suppress(OSError, ValueError):
+            self._stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _stdin(self) -> protocol.BinaryIO:
+        assert self._process.stdin is not None
+        return self._process.stdin  # type: ignore[return-value]
+
+    def _send(self, request: protocol.Request) -> None:
+        """A request that cannot be delivered is no error here: the engine's death is told by `_wait`.
+
+        Hello is answered too, and its answer must not be taken for another's.
+        """
+        self._number += 1
+        with suppress(OSError, ValueError):
+            protocol.write(self._stdin, protocol.Envelope(self._number, request))
+
+    def _read(self) -> None:
+        stream = self._process.stdout
+        assert stream is not None
+        greeted = False
+        while True:
+            try:
+                answer = protocol.read_answer(stream)  # type: ignore[arg-type]
+            except (msgspec.DecodeError, OSError, ValueError):
+                answer = None
+            if not greeted and isinstance(answer, protocol.Answered):
+                greeted = True
+                continue
+            self._answers.put(answer)
+            if answer is None:
+                return
+
+    def _wait(self, patience: float) -> protocol.Answer:
+        begun = moved = time.monotonic()
+        before = self._activity()
+        while True:
+            try:
+                answer = self._answers.get(timeout=min(_WATCH, self._stall, patience))
+            except queue.Empty:
+                now, activity = time.monotonic(), self._activity()
+                if activity != before:
+                    before, moved = activity, now
+                if now - begun >= patience:
+                    self._hung(f"no answer for {patience:.0f} s")
+                if now - moved >= self._stall:
+                    self._hung(f"hangs: no answer, no CPU time and no I/O for {self._stall:.0f} s")
+                continue
+            if answer is None:
+                self._died()
+            assert answer is not None
+            return answer
+
+    def _activity(self) -> tuple[float, ...]:
+        with suppress(psutil.Error, OSError, AttributeError):
+            process = psutil.Process(self.pid)
+            cpu = process.cpu_times()
+            disk = process.io_counters()
+            return (cpu.user, cpu.system, disk.read_bytes, disk.write_bytes)
+        return ()
+
+    def _kill_if_pending(self, number: int) -> None:
+        with self._lock:
+            due = self._pending and self._number == number
+        if due:
+            self._process.kill()
+
+    def _hung(self, why: str) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._interrupted.is_set():
+            raise Interrupted
+        raise Hung("timeout", f"{why}: killed", stderr=self._last_lines())
+
+    def _died(self) -> None:
+        self._answers.put(None)
+        code = self._process.wait()
+        if self._interrupted.is_set():
+            raise Interrupted
+        lines = self._last_lines()
+        if code >= 0:
+            raise EngineDied("crashed", f"the engine exited with code {code}{_said(lines)}", None, code, lines)
+        number = -code
+        if number == signal.SIGKILL and _oom_kills() > self._kills:
+            raise EngineDied("oom", "the kernel killed the engine: out of memory", number, None, lines)
+        raise EngineDied("crashed", _signalled(number, lines), number, None, lines)
+
+    def _last_lines(self) -> tuple[str, ...]:
+        try:
+            with open(self._stderr, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return ()
+        lines = (clean(line) for line in text.splitlines())
+        return tuple([line for line in lines if line.strip(" .")][-LAST_LINES:])
+
+
+def _signalled(number: int, lines: tuple[str, ...]) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "unknown"
+    if name == "SIGABRT":
+        return f"aborted inside llama.cpp{_said(lines)}"
+    if name == "SIGBUS":
+        return "killed by SIGBUS: the model file changed or became unreadable while it was mapped"
+    return f"the engine was killed by signal {number} ({name})"
+
+
+def _said(lines: tuple[str, ...]) -> str:
+    """What an aborting process said last of why: an assertion, an exception, or just its last line."""
+    telling = ("what():", "GGML_ASSERT", "error", "Error", "terminate", "assert")
+    found = next((line for word in telling for line in reversed(lines) if word in line), lines[-1] if lines else "")
+    return f": {found}" if found else ""
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel killed for want of memory since boot, cgroups' kills included; 0 where unknown."""
+    with suppress(OSError, ValueError), open("/proc/vmstat") as file:
+        for line in file:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,101 @@
+"""Texts to measure perplexity on: a file, the pocket model's own held-out text, or WikiText-2's test part.
+
+Owns where a text lies and its digest. A text is bytes in a file; what it means is the tokenizer's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from quanttui import paths
+from quanttui.errors import UserError
+from quanttui.format import clean
+
+WIKITEXT = "wikitext-2"
+WIKITEXT_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"
+"""Of wiki.test.raw as everybody's perplexities are measured on it (1,290,590 bytes)."""
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A text in a file: absolute `path`, hexadecimal `sha256`, a `name` for people."""
+
+    path: Path
+    sha256: str
+    name: str
+
+
+def text(spec: str) -> Text:
+    """The text that `spec` names: "pocket", "wikitext-2", or a file.
+
+    Raises:
+        UserError: it cannot be read or fetched, with what to do instead.
+    """
+    if spec == "pocket":
+        from quanttui.models import pocket
+
+        return _file(Path(pocket.TEXT), "pocket held-out text")
+    if spec in (WIKITEXT, "wikitext", "wikitext2"):
+        return wikitext(paths.cache_dir() / "wiki.test.raw")
+    return _file(Path(spec), Path(spec).name)
+
+
+def _file(path: Path, name: str) -> Text:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--text {clean(str(path))}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise UserError(f"--text {clean(str(path))}: is empty: give a text of two contexts at least")
+    return Text(path.resolve(), hashlib.sha256(data).hexdigest(), clean(name))
+
+
+def wikitext(kept: Path) -> Text:
+    """WikiText-2's test part, byte for byte, from the file `kept` or through the `datasets` library into it."""
+    if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() == WIKITEXT_SHA256:
+        return Text(kept, WIKITEXT_SHA256, "WikiText-2 test")
+    data = rebuilt(_rows())
+    found = hashlib.sha256(data).hexdigest()
+    if found != WIKITEXT_SHA256:
+        raise UserError(
+            f"--text {WIKITEXT}: what was fetched has sha256 {found[:12]}…, not {WIKITEXT_SHA256[:12]}…: "
+            "give the canonical wiki.test.raw as a file with --text FILE"
+        )
+    try:
+        _keep(kept, data)
+    except OSError as error:
+        raise UserError(f"{kept}: cannot be written ({error.strerror}): set cache_dir in config.toml") from None
+    return Text(kept, WIKITEXT_SHA256, "WikiText-2 test")
+
+
+def rebuilt(rows: Iterable[str]) -> bytes:
+    """The file that the data set's rows were cut from: a row is a line with its newline; an empty one was " \\n"."""
+    return "".join(row if row else " \n" for row in rows).encode()
+
+
+def _rows() -> Iterable[str]:
+    try:
+        import datasets
+
+        datasets.disable_progress_bars()
+        found: Iterable[str] = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
+        return found
+    except Exception as error:  # the library raises whatever its transport does
+        line = clean(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 120)
+        raise UserError(
+            f"--text {WIKITEXT}: cannot be fetched ({line}): give the text as a file with --text FILE, "
+            "or leave perplexity out with --tasks speed"
+        ) from None
+
+
+def _keep(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    os.replace(temporary, path)

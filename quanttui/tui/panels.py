@@ -1,0 +1,604 @@
+"""The metrics and panels of a view: what each says, and why it says nothing. Pure: state and summary in, parts out."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from quanttui import state as fold
+from quanttui.diagnosis import windows
+from quanttui.diagnosis.verdicts import Verdict
+from quanttui.diagnosis.windows import Bounds, Window
+from quanttui.format import ABSENT, clean, gib, percent, significant, size
+from quanttui.series import Series
+from quanttui.state import Arm, Attempt, State
+from quanttui.summary import ArmSummary, Summary
+from quanttui.tui.parts import Line, Metric, Panel, Share
+from quanttui.tui.trace import Trace, ceiling, joined, mapped, over_progress, over_time
+
+LEVELS = {"contaminated": "bad", "caution": "warn", "explained": "info"}
+"""A verdict's kind as a role."""
+
+LEAST_WINDOW = 120.0
+"""Seconds that charts over time show at least, once they have passed."""
+
+LEAST_COLUMN = 0.5
+"""Seconds; the narrowest column of a chart over time, as wide as a reading's narrowest bin."""
+
+FRESH = 3.0
+"""Seconds after which a rate is no longer said to be the present one."""
+
+PLACES = {
+    "out-of-memory": "memory",
+    "edge-of-memory": "memory",
+    "swap-contaminated": "swap",
+    "page-in-thrash": "reread",
+    "settling": "reread",
+    "vram-spill": "gpu",
+    "partial-offload": "gpu",
+    "throttled": "gpu",
+}
+"""The metric beside which a verdict stands; all others belong to the bus."""
+
+
+class Charts(msgspec.Struct, frozen=True):
+    """The traces of all charts; None where there is nothing to draw yet."""
+
+    speed: Trace | None = None
+    perplexity: Trace | None = None
+    memory: Trace | None = None
+    swap: Trace | None = None
+    bus: Trace | None = None
+    power: Trace | None = None
+    gpu: Trace | None = None
+    other: str = ""
+    base: str = ""
+
+
+class Now(msgspec.Struct, frozen=True):
+    """What the panels are about: the quant under way or the last one, and what is known of its decoding."""
+
+    state: State
+    summary: Summary
+    charts: Charts
+    arm: Arm | None = None
+    mine: ArmSummary | None = None
+    attempt: Attempt | None = None
+    window: Window | None = None
+    bounds: Bounds | None = None
+
+    @property
+    def flags(self) -> dict[str, Verdict]:
+        """The first verdict for each metric; a phase that is only just being judged flags nothing."""
+        found: dict[str, Verdict] = {}
+        for one in self.mine.verdicts if self.mine else ():
+            if not pending(self.state, self.mine, one):
+                found.setdefault(PLACES.get(one.code, "bus"), one)
+        return found
+
+    def running(self, phase: str) -> bool:
+        return self.state.phase == phase and self.arm is not None and self.state.arm == self.arm.id
+
+
+def now(state: State, summary: Summary, charts: Charts) -> Now:
+    """Everything the panels ask for, looked up once."""
+    arm = state.arms.get(state.arm)
+    mine = next((one for one in summary.arms if one.id == state.arm), None)
+    if arm is None:
+        return Now(state, summary, charts)
+    attempt = windows.under_way(state, arm, "decode") or windows.latest(arm, "decode")
+    window = windows.window(state, arm, attempt, "decode") if attempt else None
+    held = windows.bounds(state, arm, attempt, "decode") if attempt else None
+    return Now(state, summary, charts, arm, mine, arm.attempt, window, held)
+
+
+def pending(state: State, mine: ArmSummary | None, one: Verdict) -> bool:
+    """Whether a verdict says no more than that its phase, which is under way, was timed too short so far."""
+    return mine is not None and one.words == "too short" and state.phase == one.phase and state.arm == mine.id
+
+
+def flag(one: Verdict) -> str:
+    """A verdict as its glyph and words."""
+    return f"{one.glyph} {clean(one.words, 40)}"
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+def charts(state: State, summary: Summary, columns: int) -> Charts:
+    """The traces of all charts, `columns` wide."""
+    arm = state.arms.get(state.arm)
+    begin = window_start(state)
+
+    def timed(name: str, binary: bool = True) -> Trace | None:
+        series = state.series.get(name)
+        return over_time(series, state.t, begin, columns, LEAST_COLUMN, binary) if series is not None else None
+
+    base = state.arms.get(summary.base)
+    before = _previous(state, summary)
+    other = state.arms.get(before.id) if before else None
+    memory, used = timed("engine.rss"), timed("mem.used")
+    util = timed("gpu.util", binary=False)
+    return Charts(
+        speed=_speed_trace(state, arm, other, columns),
+        perplexity=_perplexity_trace(arm, base, columns),
+        memory=_both(memory or used, used if memory else None),
+        swap=_both(timed("engine.read/s"), timed("swap.in/s")),
+        bus=_bus_trace(state, begin, columns, util),
+        power=timed("gpu.power", binary=False),
+        gpu=msgspec.structs.replace(util, high=100.0) if util else None,
+        other=clean(other.id, 40) if other is not None else "",
+        base=clean(base.id, 40) if base is not None and base is not arm else "",
+    )
+
+
+def window_start(state: State) -> float:
+    """Where charts over time begin: with the quant under way, a little earlier if that is young; whole when closed."""
+    if state.closed:
+        return 0.0
+    first = next((span.start for span in state.spans if span.arm == state.arm), 0.0)
+    return max(0.0, min(first, state.t - LEAST_WINDOW))
+
+
+def _both(front: Trace | None, back: Trace | None) -> Trace | None:
+    if front is None or back is None:
+        return front
+    high = max(front.high, back.high)
+    return msgspec.structs.replace(front, ghost=back.values, high=high)
+
+
+def _speed_trace(state: State, arm: Arm | None, other: Arm | None, columns: int) -> Trace | None:
+    attempt = _decoded(arm)
+    if attempt is None:
+        return None
+    before = _decoded(other)
+    span = max(attempt.tokens, state.settings.decode * max(1, state.settings.repetitions))
+    return over_progress(attempt.rate, before.rate if before is not None else None, span, columns)
+
+
+def _decoded(arm: Arm | None) -> Attempt | None:
+    """The latest attempt that has decoded anything."""
+    return next((one for one in reversed(arm.attempts) if one.tokens), None) if arm is not None else None
+
+
+def running_perplexity(arm: Arm) -> Series:
+    """The perplexity over the chunks so far, at each chunk."""
+    series, total, nll = Series(width=1.0), 0, 0.0
+    for index in sorted(arm.chunks):
+        chunk = arm.chunks[index]
+        total, nll = total + chunk.scored, nll + chunk.nll
+        if total:
+            # Beyond e^700 there is no float; a model that bad is shown at the chart's edge.
+            series.add(index, math.exp(min(nll / total, 700.0)))
+    return series
+
+
+def _perplexity_trace(arm: Arm | None, base: Arm | None, columns: int) -> Trace | None:
+    if arm is None or not arm.chunks:
+        return None
+    ghost = running_perplexity(base) if base is not None and base is not arm and base.chunks else None
+    span = max(arm.chunks_planned or 0, max(arm.chunks) + 1)
+    return over_progress(running_perplexity(arm), ghost, span, columns)
+
+
+def _bus_trace(state: State, begin: float, columns: int, util: Trace | None) -> Trace | None:
+    """Percent of the ceiling over time; decoding only. Breaks that a slow token explains are closed."""
+    series = state.series.get("decode.tok_s")
+    if series is None:
+        return msgspec.structs.replace(util, values=(), ghost=util.values, high=100.0) if util else None
+    stretches = [(span.start, span.end, _per_tok_s(state, span)) for span in state.spans if span.phase == "decode"]
+    trace = joined(over_time(series, state.t, begin, columns, LEAST_COLUMN), lambda rate: 1.5 / rate if rate > 0 else 0)
+
+    def share(x: float, rate: float) -> float | None:
+        for start, end, factor in reversed(stretches):
+            if start < x + trace.width and (end is None or x <= end):
+                return None if factor is None else rate * factor
+        return None
+
+    found = mapped(trace, share)
+    high = max(100.0, ceiling(found.values)) if found.high > 100 else 100.0
+    return msgspec.structs.replace(found, high=high, ghost=util.values if util else ())
+
+
+def _per_tok_s(state: State, span: fold.Span) -> float | None:
+    """Percent of the ceiling that one token per second is, in the attempt of a span."""
+    arm = state.arms.get(span.arm)
+    attempt = next((one for one in arm.attempts if one.number == span.attempt), None) if arm else None
+    held = windows.bounds(state, arm, attempt, "decode") if arm and attempt else None
+    if held is None or held.ceiling is None or not held.ceiling.gb_s:
+        return None
+    return 100 * held.active / 1e9 / held.ceiling.gb_s
+
+
+def _previous(state: State, summary: Summary) -> ArmSummary | None:
+    """The last quant before the one under way whose decoding can be compared with."""
+    found = None
+    for one in summary.arms:
+        if one.id == state.arm:
+            break
+        if one.decode is not None:
+            found = one
+    return found
+
+
+# --- metrics and panels ---------------------------------------------------------------------------------------------
+
+
+def speed(at: Now) -> tuple[Metric, Panel]:
+    """Tokens per second of decoding, and of the prompt."""
+    state, mine = at.state, at.mine
+    decoding, prompting = at.running("decode"), at.running("prompt")
+    rate = at.window.tok_s if at.window else None
+    mark = "*" if mine is not None and mine.tainted else "…" if decoding else ""
+    why = _waiting(at, "decode") if rate is None else ""
+    value = f"{significant(rate)}{mark} tok/s" if rate is not None else _nothing(at)
+    gen = at.mine.decode if at.mine else None
+    error = f" ±{significant(gen.sd, 2)}" if gen is not None and gen.sd is not None else ""
+    before = _previous(state, at.summary)
+    note = ""
+    if rate is not None and before is not None and before.decode is not None:
+        note = f"{rate - before.decode.tok_s:+.{_places(rate)}f} vs {clean(before.id, 20)}"
+    count = len(at.attempt.decode) if at.attempt else 0
+    progress = f"rep {min(count + 1, state.settings.repetitions)}/{state.settings.repetitions}"
+    progress = progress if decoding else "done" if rate is not None else ""
+    present = state.running.tokens * 1e9 / state.running.ns if decoding and state.running and state.running.ns else None
+    prompt = mine.prompt if mine else None
+    left: list[tuple[str, str]] = [("gen ", "dim"), (value, "speed")]
+    if rate is not None:
+        left[1:] = [(f"{significant(rate)}{mark}", "speed"), (error, "text"), (" tok/s", "speed")]
+    left.append((f"  {progress}", "dim"))
+    if present is not None:
+        left.append((f"  now {significant(present)}", "text"))
+    if prompt is not None:
+        spread = f" ±{significant(prompt.sd, 2)}" if prompt.sd is not None else ""
+        left += [("   prompt ", "dim"), (significant(prompt.tok_s), "text"), (spread, "dim")]
+    elif prompting:
+        left += [("   prompt ", "dim"), ("running", "text")]
+    trace = at.charts.speed
+    line = (tuple(left), ((note, "dim"),))
+    dotted = f"dotted: {at.charts.other} at same token" if trace and trace.ghost else "by token"
+    panel = Panel(
+        "1 speed",
+        "running" if decoding or prompting else "tok/s",
+        "accent" if decoding or prompting else "dim",
+        "speed",
+        (line,),
+        (),
+        trace,
+        (dotted if trace else "", _range(trace, "tok/s")),
+        "" if trace or why == "not yet" else why,
+    )
+    short = f"{progress} {note}".strip() if progress else note
+    return Metric("gen", value, "speed", short, "dim", trace=trace), panel
+
+
+def perplexity(at: Now) -> tuple[Metric, Panel]:
+    """Perplexity so far, and its paired difference from the base."""
+    quality = at.mine.perplexity if at.mine else None
+    trace = at.charts.perplexity
+    running = at.running("perplexity")
+    if quality is None:
+        why = _waiting(at, "perplexity")
+        return (
+            Metric("ppl", _nothing(at), "perplexity", why if why != "not yet" else "", "dim"),
+            Panel("2 perplexity", "running" if running else "", "accent", "perplexity", why=why),
+        )
+    mark = "…" if quality.running else ""
+    planned = quality.chunks_planned
+    chunks = f"{quality.chunks}/{planned}" if planned else str(quality.chunks)
+    error = f" ±{significant(quality.se, 2)}" if quality.se is not None else ""
+    delta = difference(at.mine)
+    value = f"{ppl(quality.value)}{mark}"
+    left = (
+        (value, "perplexity"),
+        (error, "text"),
+        ("   chunk ", "dim"),
+        (chunks, "text"),
+    )
+    base = at.mine.delta.base if at.mine and at.mine.delta else ""
+    note = f"{delta} vs {clean(base, 20)}" if base else "base" if at.mine and at.mine.id == at.summary.base else ""
+    dotted = f"dotted: {at.charts.base} at same chunk" if trace and trace.ghost else "by chunk"
+    panel = Panel(
+        "2 perplexity",
+        "running" if quality.running else "done",
+        "accent" if quality.running else "dim",
+        "perplexity",
+        ((left, ((note, "text"),)),),
+        (),
+        trace,
+        (dotted, _range(trace, "")),
+    )
+    return Metric("ppl", f"{value}  {chunks}", "perplexity", note, "text", trace=trace), panel
+
+
+def bus(at: Now) -> tuple[Metric, Panel]:
+    """Achieved bandwidth against the measured ceiling; the GPU stands in the same panel."""
+    held, rate = at.bounds, at.window.tok_s if at.window else None
+    verdict = at.flags.get("bus")
+    said, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("", "dim")
+    trace = at.charts.bus
+    why = how = ""
+    if held is None or rate is None:
+        value, why = _nothing(at), ""
+    else:
+        achieved = held.active * rate / 1e9
+        top = held.ceiling
+        if top is not None and top.gb_s:
+            value = f"{significant(achieved)}/{significant(top.gb_s)} GB/s {percent(achieved / top.gb_s)} %"
+            how = f"{clean(top.how, 20)} over {clean(top.over, 30)}" if top.over else clean(top.how, 20)
+        else:
+            value, how = f"{significant(achieved)} GB/s", f"no ceiling: {clean(held.why)}"
+            said = said or how
+    metric = Metric("bus", value, "bus", said, level, trace=trace)
+    card, lines = gpu(at), []
+    lines.append(((("bus ", "dim"), (value, "bus")), ((how, "dim"),)))
+    lines.append(_gpu_line(card))
+    high = f"0–{_bound(trace.high)} %" if trace else ""
+    dotted = "bus % of ceiling; dotted: gpu %" if trace and trace.ghost else "bus % of ceiling"
+    drawn = trace if trace and (any(v is not None for v in trace.values) or trace.ghost) else None
+    panel = Panel("5 bus + gpu", said if verdict else "", level, "bus", tuple(lines), (), drawn, (dotted, high), why)
+    return metric, panel
+
+
+def _gpu_line(card: Metric) -> tuple[Line, Line]:
+    if card.why:
+        return (("gpu ", "dim"), (f"none: {card.why}", "text")), ()
+    return (("gpu ", "dim"), (card.value, "gpu"), (f"  {card.note}", card.level)), ()
+
+
+def reread(at: Now) -> Metric:
+    """Bytes read again for each token, as a share of the active bytes."""
+    verdict = at.flags.get("reread") or at.flags.get("swap")
+    level = LEVELS[verdict.kind] if verdict else "dim"
+    trace = at.charts.swap
+    if at.window is None or at.bounds is None:
+        return Metric("reread", _nothing(at), "swap", "", level, trace=trace)
+    again = windows.reread(at.window, at.bounds.resident)
+    passes = max(1, at.window.most_passes)
+    known = [count for count in (again.swap, again.file) if count is not None]
+    if not known or not at.bounds.active:
+        return Metric("reread", "none", "swap", "", level, why=clean(again.note), trace=trace)
+    share = sum(known) / passes / at.bounds.active
+    parts = [
+        f"{name} {size(count / passes)}" if count else f"{name} 0"
+        for name, count in (("swap", again.swap), ("file", again.file))
+        if count is not None
+    ]
+    note = f"{'  '.join(parts)} per token" if sum(known) else "  ".join(parts)
+    return Metric("reread", f"{share * 100:.1f} % of A", "swap", note, level, trace=trace)
+
+
+def memory(at: Now) -> tuple[Metric, Panel]:
+    """Memory in use: weights, KV cache, everything else; and whether the next quant fits."""
+    readings = at.state.readings
+    total, used = readings.get("mem.total"), readings.get("mem.used")
+    rss, own = readings.get("engine.rss"), readings.get("engine.anonymous")
+    verdict = at.flags.get("memory")
+    said, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("", "dim")
+    if total is None or used is None:
+        why = clean(at.state.lost.get("memory", "no reading yet"))
+        metric = Metric("memory", "none", "memory", said, level, why=why)
+        return metric, Panel("3 memory", said, level, "memory", why=f"none: {why}")
+    mapped_in = max(0.0, rss - own) if rss is not None and own is not None else 0.0
+    in_use = min(total, used + mapped_in)
+    weights, kv = _held(at, rss)
+    other = max(0.0, in_use - weights - kv)
+    free = max(0.0, total - in_use)
+    value = f"{gib(in_use)}/{gib(total)} GiB"
+    legend: list[tuple[str, str]] = []
+    shares = []
+    for sign, name, count, role in (
+        ("█", "weights", weights, "weights"),
+        ("▓", "kv", kv, "kv"),
+        ("▒", "other", other, "other"),
+        ("░", "free", free, "dim"),
+    ):
+        shares.append(Share(count / total if total else 0.0, sign, role))
+        legend += [(sign, role), (f" {name} ", "dim"), (f"{gib(count, 2)}  ", "text")]
+    trace = at.charts.memory
+    dotted = "engine; dotted: all used" if trace and trace.ghost else "used"
+    panel = Panel(
+        "3 memory",
+        said,
+        level,
+        "memory",
+        ((((value, "memory"),), _engine(at, rss, own)), (tuple(legend), ())),
+        tuple(shares),
+        trace,
+        (upcoming(at, total, used - (own or 0.0)) or dotted, _sizes(trace)),
+    )
+    note = said or f"w {gib(weights, 2)} kv {gib(kv, 2)} oth {gib(other, 2)}"
+    return Metric("memory", value, "memory", note, level, trace=trace), panel
+
+
+def _engine(at: Now, rss: float | None, own: float | None) -> Line:
+    if rss is None:
+        return ()
+    anonymous = f", {size(own)} of its own" if own is not None else ""
+    return ((f"engine {size(rss)}{anonymous}", "dim"),)
+
+
+def _held(at: Now, rss: float | None) -> tuple[float, float]:
+    """Bytes of weights and of KV cache in the engine's host memory now."""
+    loaded = at.attempt.loaded if at.attempt else None
+    if rss is None or loaded is None:
+        return 0.0, 0.0
+    context = at.attempt.contexts.get(at.state.phase) if at.attempt else None
+    kv = float(context.kv_bytes or 0) if context is not None and not loaded.gpu_layers else 0.0
+    host = sum(count for name, count in loaded.buffers.items() if "CPU" in name or "Host" in name)
+    if not loaded.buffers and not loaded.gpu_layers and at.arm is not None and at.arm.file is not None:
+        host = at.arm.file.bytes
+    return min(float(host), max(0.0, rss - kv)), min(kv, rss)
+
+
+def upcoming(at: Now, total: float, others: float) -> str:
+    """Whether the next quant of the plan fits beside what others use."""
+    following = next((arm for arm in at.state.arms.values() if arm.outcome == "planned" and arm.plan.bytes), None)
+    if following is None or following.plan.bytes is None:
+        return ""
+    needs = following.plan.bytes
+    fits = "fits" if needs < total - others else "does not fit"
+    return f"next {clean(following.id, 20)} needs ~{size(needs)}: {fits}"
+
+
+def swap(at: Now) -> tuple[Metric, Panel]:
+    """Swap in use and its rates; re-reads stand in the same panel."""
+    readings, state = at.state.readings, at.state
+    total, used = readings.get("swap.total"), readings.get("swap.used")
+    verdict = at.flags.get("swap")
+    said, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("", "dim")
+    again = reread(at)
+    rates = "  ".join(
+        f"{name} {_rate(state, key)}" for name, key in (("in", "swap.in/s"), ("out", "swap.out/s"))
+    )
+    if total is None and used is None:
+        why = clean(state.lost.get("swap", "no reading yet"))
+        value, head = "none", ((f"none: {why}", "text"),)
+        metric = Metric("swap", value, "swap", said, level, why=why)
+    elif total == 0:
+        value, head = "no swap space", (("no swap space", "text"),)
+        metric = Metric("swap", value, "swap", said, level, trace=at.charts.swap)
+    else:
+        value = f"{size(used) if used else '0'} used"
+        of = f" of {size(total)}" if total else ""
+        head = ((value, "swap"), (of, "dim"), (f"  {rates}", "text"))
+        metric = Metric("swap", value, "swap", said or rates, level, trace=at.charts.swap)
+    second: Line = (("reread ", "dim"), (again.why and f"none: {again.why}" or again.value, "swap"))
+    trace = at.charts.swap
+    top = verdict or at.flags.get("reread")
+    panel = Panel(
+        "4 swap + reread",
+        flag(top) if top else "",
+        LEVELS[top.kind] if top else "dim",
+        "swap",
+        ((head, ()), (second, ((again.note if not again.why else "", again.level),))),
+        (),
+        trace,
+        ("engine reads; dotted: swap-ins" if trace and trace.ghost else "engine reads", _sizes(trace, "/s")),
+        "" if trace else "nothing read yet",
+    )
+    return metric, panel
+
+
+def gpu(at: Now) -> Metric:
+    """The GPUs' use, as the driver tells it; or why there is nothing to tell."""
+    readings = at.state.readings
+    util = fold.highest(readings, "util")
+    used, total = fold.total(readings, "mem_used"), fold.total(readings, "mem_total")
+    verdict = at.flags.get("gpu")
+    if util is None and used is None:
+        return Metric("gpu", "none", "gpu", why=clean(at.state.lost.get("nvidia", "no NVIDIA driver")))
+    loaded = at.attempt.loaded if at.attempt else None
+    words = [f"layers {loaded.gpu_layers}/{loaded.layers}"] if loaded is not None else []
+    if used is not None and total is not None:
+        words.append(f"vram {gib(used)}/{gib(total)} GiB")
+    clock, heat = fold.highest(readings, "clock"), fold.highest(readings, "temperature")
+    words += [f"{clock / 1000:.2f} GHz"] if clock is not None else []
+    words += [f"{heat:.0f} °C"] if heat is not None else []
+    note, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("  ".join(words), "dim")
+    value = f"{util:.0f} %" if util is not None else "use not told"
+    return Metric("gpu", value, "gpu", note, level, trace=at.charts.gpu)
+
+
+def power(at: Now) -> tuple[Metric, Panel]:
+    """Watts and energy per token, or which counter is missing."""
+    state = at.state
+    watts = fold.total(state.readings, "power")
+    energy = at.mine.energy if at.mine else None
+    counted = at.attempt.energy.get("decode") if at.attempt else None
+    if watts is None and counted is not None and counted.seconds > 0:
+        watts = counted.joules / counted.seconds
+    per = energy.joules_per_token if energy else None
+    efficiency = energy.tok_s_per_w if energy else None
+    if watts is None and per is None and fold.energy_counter(state.readings) is None:
+        why = clean(state.lost.get("power") or "this host has no energy counter")
+        return Metric("power", "none", "power", why=f"no counter: {why}"), Panel(
+            "6 power", "no counter", "dim", "power", why=f"no counter: {why}"
+        )
+    value = f"{significant(watts)} W" if watts is not None else "not yet"
+    note = f"{significant(efficiency)} tok/s/W" if efficiency is not None else ""
+    left: list[tuple[str, str]] = [(value, "power")]
+    if per is not None:
+        left.append((f"   {significant(per)} J/token", "text"))
+    source = counted.source if counted else (fold.energy_counter(state.readings) or ("", 0))[0]
+    trace = at.charts.power
+    panel = Panel(
+        "6 power",
+        "",
+        "dim",
+        "power",
+        ((tuple(left), ((note, "text"),)),),
+        (),
+        trace,
+        (clean(source, 60), f"0–{_bound(trace.high)} W" if trace else ""),
+        "" if trace else f"{clean(source, 60)}: watts are told only per repetition" if source else "",
+    )
+    return Metric("power", value, "power", note, "dim", trace=trace), panel
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def ppl(value: float) -> str:
+    """A perplexity with four significant digits, as comparisons of it need."""
+    return significant(value, 4) if value < 1e6 else f"{value:.3g}"
+
+
+def difference(mine: ArmSummary | None) -> str:
+    """The paired difference from the base in percent, with its error: `+1.7% ±0.3`."""
+    delta = mine.delta if mine else None
+    if delta is None:
+        return ""
+    error = f" ±{_percent(delta.percent_error)}" if delta.percent_error is not None else ""
+    return f"{'+' if delta.percent >= 0 else '-'}{_percent(abs(delta.percent))}%{error}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}" if value < 1e5 else f"{value:.1e}"
+
+
+def _places(value: float) -> int:
+    """Decimals of a number written with three significant digits."""
+    written = significant(value)
+    return len(written.partition(".")[2])
+
+
+def _range(trace: Trace | None, unit: str) -> str:
+    if trace is None:
+        return ""
+    return f"{_bound(trace.low)}–{_bound(trace.high)} {unit}".rstrip()
+
+
+def _bound(value: float) -> str:
+    return f"{value:.10g}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _sizes(trace: Trace | None, per: str = "") -> str:
+    return f"0–{size(trace.high)}{per}" if trace and trace.high else "0" if trace else ""
+
+
+def _rate(state: State, name: str) -> str:
+    series = state.series.get(name)
+    if series is None or series.last is None or series.last_x < state.t - FRESH:
+        return ABSENT
+    return f"{size(series.last)}/s" if series.last else "0"
+
+
+def _nothing(at: Now) -> str:
+    """What stands in a figure's place: it may still come, or not."""
+    return "not yet" if at.mine is None or at.mine.outcome in ("running", "planned") else "none"
+
+
+def _waiting(at: Now, phase: str) -> str:
+    """Why there is no figure of a phase yet."""
+    settings = at.state.settings
+    if phase == "decode" and (not settings.decode or not settings.repetitions or "speed" not in settings.tasks):
+        return "not measured: the plan has no decoding"
+    if phase == "perplexity" and (settings.chunks == 0 or "ppl" not in settings.tasks):
+        return "not measured: the plan has no perplexity"
+    if at.mine is not None and at.mine.outcome not in ("ok", "running", "planned"):
+        return clean(f"none: {at.mine.outcome}: {at.mine.error}" if at.mine.error else f"none: {at.mine.outcome}")
+    return "not yet" if not at.running(phase) else "under way: nothing to show before its first figures"
+
+

@@ -1,0 +1,19 @@
+"""What several test files need. Nothing here imports textual, llama_cpp or anything else that is slow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of larger inputs, which are no part of the project: $QUANTTUI_SHARED, else ../shared."""
+    folder = Path(os.environ.get("QUANTTUI_SHARED") or CHECKOUT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no larger inputs in {folder}: QUANTTUI_SHARED names another folder")
+    return folder

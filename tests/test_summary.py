@@ -1,0 +1,296 @@
+"""Figures of a session: recomputed here by other means from the events, on the way and at the end."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import builders
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quanttui import events as e
+from quanttui import state as fold
+from quanttui import summary
+from quanttui.diagnosis import roofline
+
+THREE = (
+    builders.Arm("F16", tok_s=9.5, ppl=8.0, tokens=8),
+    builders.Arm("Q8_0", tok_s=18.0, ppl=8.02, tokens=8),
+    builders.Arm("Q4_K_M", tok_s=30.0, ppl=8.4, tokens=8),
+)
+
+
+def only(*arms: builders.Arm, **session: object) -> summary.ArmSummary:
+    return summary.summarize(builders.state(*arms, **session)).arms[-1]
+
+
+def rates(log: list[e.Event], kind: str) -> list[float]:
+    done = (one for one in log if isinstance(one, e.UnitDone) and one.unit.kind == kind)
+    return [one.tokens * 1e9 / one.ns for one in done]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "decode"])
+def test_speed_is_the_mean_of_the_repetitions_rates_as_llama_bench_takes_it(kind: str) -> None:
+    arm = builders.Arm("Q8_0", spread=0.1, tokens=8)
+    each = rates(builders.events(arm), kind)
+    speed = getattr(only(arm), kind)
+    assert speed.tok_s == pytest.approx(statistics.fmean(each))
+    assert speed.tok_s_median == pytest.approx(statistics.median(each))
+    assert speed.sd == pytest.approx(statistics.stdev(each))
+    assert speed.n == len(each)
+
+
+def test_bandwidth_is_active_bytes_times_the_rate_and_mbu_its_share_of_the_ceiling() -> None:
+    found = only(builders.Arm("Q8_0", tok_s=17.0, ceiling=33.0))
+    active = roofline.active_bytes(builders.shape("Q8_0"), 0, "f16")
+    assert found.decode is not None and found.decode.gb_s is not None
+    assert found.decode.gb_s == pytest.approx(active * found.decode.tok_s / 1e9)
+    assert found.decode.mbu == pytest.approx(found.decode.gb_s / 33.0)
+    assert found.prompt is not None
+    assert (found.prompt.gb_s, found.prompt.mbu) == (None, None)
+
+
+def test_one_repetition_has_no_spread_and_an_absent_ceiling_no_mbu() -> None:
+    found = only(builders.Arm("Q8_0", repetitions=1, ceiling=None))
+    assert found.decode is not None
+    assert (found.decode.sd, found.decode.n, found.decode.mbu) == (None, 1, None)
+    assert found.decode.gb_s is not None
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    found = only(builders.Arm("Q8_0", planned_only=True), closed=None)
+    assert found.outcome == "planned"
+    assert (found.prompt, found.decode, found.perplexity, found.delta, found.energy) == (None,) * 5
+    assert (found.bits_per_weight, found.peak_memory, found.verdicts, found.reproduced) == (None, {}, (), "")
+    assert found.bytes is not None
+
+
+def test_the_delta_is_paired_over_common_chunks_only() -> None:
+    """A base with 8 chunks, an arm with 5: ln of the ratio of both perplexities over the first 5."""
+    base, few = builders.Arm("F16", ppl=8.0, chunks=8), builders.Arm("Q4_K_M", ppl=8.5, chunks=5)
+    delta = only(base, few).delta
+    assert delta is not None
+    ratio = math.exp(sum(builders.nll(k, 8.5)[0] - builders.nll(k, 8.0)[0] for k in range(5)) / (5 * 255))
+    assert (delta.base, delta.chunks) == ("F16", 5)
+    assert delta.percent == pytest.approx(100 * (ratio - 1))
+    each = [(builders.nll(k, 8.5)[0] - builders.nll(k, 8.0)[0]) / 255 for k in range(5)]
+    assert delta.percent_error == pytest.approx(100 * ratio * statistics.stdev(each) / math.sqrt(5))
+
+
+def test_pairing_cancels_the_texts_difficulty() -> None:
+    found = only(*THREE)
+    assert found.delta is not None and found.delta.percent_error is not None
+    assert found.perplexity is not None and found.perplexity.se is not None
+    assert found.delta.percent_error < 100 * found.perplexity.se / found.perplexity.value / 5
+
+
+@pytest.mark.parametrize(
+    ("quants", "base"),
+    [(["Q8_0", "F16"], "F16"), (["Q4_K_M", "Q8_0"], "Q8_0"), (["Q8_0", "BF16", "Q4_K_M"], "BF16")],
+)
+def test_the_base_is_an_unquantized_arm_or_else_the_largest(quants: list[str], base: str) -> None:
+    found = summary.summarize(builders.state(*(builders.Arm(quant, tokens=4) for quant in quants)))
+    assert found.base == base
+    assert [arm.delta is None for arm in found.arms] == [arm.id == base for arm in found.arms]
+
+
+def test_an_unquantized_arm_without_chunks_is_no_base() -> None:
+    failed = builders.Arm("F16", fails="oom", fails_in="load")
+    assert summary.summarize(builders.state(failed, builders.Arm("Q8_0", tokens=4))).base == "Q8_0"
+
+
+def test_perplexity_is_running_until_its_last_chunk() -> None:
+    seen = []
+    for now in builders.states(builders.events(builders.Arm("Q8_0", tokens=4, chunks=8))):
+        for arm in summary.summarize(now).arms:
+            if arm.perplexity is not None:
+                seen.append((arm.perplexity.chunks, arm.perplexity.running))
+    assert (4, True) in seen
+    assert (8, False) in seen
+    assert not {(8, True), (4, False)} & set(seen)
+
+
+def test_an_arm_run_again_is_shown_by_its_last_run() -> None:
+    found = only(builders.Arm("Q8_0", tok_s=3.1, again=(17.2,), tokens=4))
+    assert found.attempt == 2
+    assert found.decode is not None and found.decode.tok_s == pytest.approx(17.2, rel=0.01)
+    assert found.perplexity is not None and found.perplexity.chunks == 8
+
+
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [
+        ((), ""),
+        ((17.2,), "1/2: 3.10 then 17.2 tok/s"),
+        ((3.3,), "reproduced 2/2"),
+        ((3.87,), "reproduced 2/2"),
+        ((3.9,), "1/2: 3.10 then 3.90 tok/s"),
+    ],
+)
+def test_two_runs_reproduce_each_other_within_a_quarter(again: tuple[float, ...], said: str) -> None:
+    assert only(builders.Arm("Q8_0", tok_s=3.1, again=again, tokens=4)).reproduced == said
+
+
+def test_a_second_run_that_failed_reproduces_nothing() -> None:
+    log = builders.Log((builders.Arm("Q8_0", tok_s=3.1, tokens=4),))
+    log.open()
+    log.attempt(log.arms[0], 1)
+    log.attempt(builders.Arm("Q8_0", fails="crashed", fails_in="load"), 2)
+    (found,) = summary.summarize(fold.fold(log.events)).arms
+    assert found.reproduced == "1/2: 3.10 tok/s then crashed"
+    assert found.outcome == "ok"
+    assert found.decode is not None
+
+
+def test_energy_is_power_over_rate_and_names_its_counter() -> None:
+    found = only(builders.Arm("Q8_0", tok_s=10.0, watts=40.0))
+    assert found.energy is not None
+    assert found.energy.joules_per_token == pytest.approx(4.0, rel=0.05)
+    assert found.energy.tok_s_per_w == pytest.approx(0.25, rel=0.05)
+    assert "RAPL" in found.energy.source
+    assert only(builders.Arm("Q8_0")).energy is None
+
+
+def test_memory_peaks_are_kept_by_phase() -> None:
+    found = only(builders.Arm("Q8_0", tokens=4))
+    size = roofline.resident_bytes(builders.shape("Q8_0"))
+    assert {"prompt", "decode", "perplexity"} <= found.peak_memory.keys()
+    assert found.peak_memory["decode"]["rss"] == pytest.approx(size)
+    assert found.peak_memory["decode"]["device"] is None
+    assert summary.peak(found) == pytest.approx(size)
+
+
+def test_contaminated_decode_taints_and_a_contaminated_prompt_does_not() -> None:
+    assert only(builders.Arm("Q8_0", tok_s=4.0, swap=0.021)).tainted
+    assert not only(builders.Arm("Q8_0", tok_s=17.0, page_in=0.004)).tainted
+    paged = only(builders.Arm("Q8_0", page_in=0.05), settings=builders.settings(decode=0))
+    assert paged.verdicts[0].phase == "prompt"
+    assert not paged.tainted
+
+
+def test_an_arm_that_a_session_left_behind_is_interrupted_or_skipped() -> None:
+    log = builders.events(THREE[0], THREE[1], builders.Arm("Q2_K", planned_only=True), closed=None)
+    cut = fold.fold(log[:-40])
+    assert [arm.outcome for arm in summary.summarize(cut).arms] == ["ok", "running", "planned"]
+    left = summary.summarize(cut, over=True).arms
+    assert [arm.outcome for arm in left] == ["ok", "interrupted", "skipped"]
+    assert all("--resume" in arm.error for arm in left[1:])
+    cut.apply(e.SessionClosed(outcome="interrupted", t=cut.t))
+    closed = summary.summarize(cut).arms
+    assert [(arm.outcome, arm.error) for arm in closed] == [(arm.outcome, arm.error) for arm in left]
+
+
+def test_a_failure_keeps_its_words_and_the_figures_before_it() -> None:
+    found = only(builders.Arm("Q8_0", tokens=4, fails="crashed", fails_in="perplexity", error="signal 11\x1b[31m"))
+    assert (found.outcome, found.error) == ("crashed", "signal 11 [31m")
+    assert found.decode is not None and found.perplexity is None
+
+
+def test_settings_are_those_that_came_out_where_the_engine_said() -> None:
+    log = builders.events(builders.Arm("Q8_0", tokens=4, imatrix="/data/imatrix.gguf"))
+    made = e.ContextMade(arm="Q8_0", phase="decode", n_ctx=160, n_batch=2048, n_ubatch=512, n_seq=1, flash_attn=True)
+    loads = [k for k, one in enumerate(log) if isinstance(one, e.ArmLoaded)]
+    found = summary.summarize(fold.fold([*log[: loads[0] + 1], made, *log[loads[0] + 1 :]])).arms[0].settings
+    assert found == {
+        "depth": 0, "kv": "f16", "gpu_layers_asked": -1, "gpu_layers": 0, "batch": 2048, "ubatch": 512,
+        "flash_attn": True, "imatrix": "/data/imatrix.gguf", "threads": 2,
+    }  # fmt: skip
+
+
+def test_summaries_never_look_outside_the_fold() -> None:
+    """A key frame gives the same summary as the log that it was made from, at every point of it."""
+    for number, now in enumerate(builders.states(builders.events(*THREE))):
+        if number % 37 == 0:
+            again = fold.decode(fold.encode(now))
+            assert summary.summarize(again) == summary.summarize(now)
+            assert summary.eta(again) == summary.eta(now)
+
+
+# What is left.
+
+
+def test_the_eta_is_unknown_until_every_phase_was_seen_and_after_the_end() -> None:
+    seen = [(now.arm, now.phase, summary.eta(now)) for now in builders.states(builders.events(*THREE))]
+    assert all(left is None for arm, phase, left in seen if arm == "F16" and phase in ("bandwidth", "load", "prompt"))
+    assert seen[-1][2] is None
+    assert all(left is not None for arm, phase, left in seen[:-1] if arm == "Q4_K_M" and phase)
+
+
+def test_the_eta_comes_true() -> None:
+    """Arms of one size and speed: from the second arm on, the end is foreseen within a tenth."""
+    arms = [builders.Arm("Q8_0", id=f"a{k}", tokens=32) for k in range(4)]
+    log = builders.events(*arms)
+    end = log[-1].t
+    for now in builders.states(log):
+        left = summary.eta(now)
+        if now.arm not in ("", "a0") and not now.closed:
+            assert left is not None
+            assert now.t + left == pytest.approx(end, rel=0.1)
+
+
+def test_a_larger_file_is_expected_to_decode_longer() -> None:
+    def left(quant: str) -> float:
+        log = builders.events(builders.Arm("Q4_K_M", tokens=8), builders.Arm(quant, planned_only=True), closed=None)
+        found = summary.eta(fold.fold(log))
+        assert found is not None
+        return found
+
+    assert left("F16") > left("Q8_0") > left("Q2_K")
+
+
+def test_failed_and_skipped_arms_take_no_more_time() -> None:
+    one = builders.Arm("Q8_0", tokens=8)
+    log = builders.events(one, builders.Arm("Q6_K", fails="crashed", fails_in="load"), closed=None)
+    assert summary.eta(fold.fold(log)) == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_phase_goes_from_nothing_to_all_and_its_rest_comes_true() -> None:
+    arm = builders.Arm("Q8_0", tok_s=10.0, spread=0.0)
+    log = builders.events(arm)
+    ends = {one.phase: one.t for one in log if isinstance(one, e.PhaseDone)}
+    last: dict[str, float] = {}
+    for now in builders.states(log):
+        if now.phase not in ("decode", "prompt", "perplexity"):
+            continue
+        done, left = summary.phase_left(now)
+        assert 0.0 <= last.get(now.phase, 0.0) <= done <= 1.0
+        last[now.phase] = done
+        if left is not None and done > 0.3 and now.phase != "perplexity":
+            assert now.t + left == pytest.approx(ends[now.phase], abs=1.0)
+    assert last == {"decode": 1.0, "prompt": 1.0, "perplexity": 1.0}
+
+
+def test_no_phase_no_fraction() -> None:
+    assert summary.phase_left(fold.State()) == (0.0, None)
+    assert summary.eta(fold.State()) is None
+
+
+def test_a_pause_to_cool_belongs_to_the_phase_that_it_interrupts() -> None:
+    log = builders.events(builders.Arm("Q8_0", tok_s=10.0))
+    units = [k for k, one in enumerate(log) if isinstance(one, e.UnitDone) and one.unit.kind == "decode"]
+    now = fold.fold(log[: units[2] + 1])
+    before = summary.phase_left(now)
+    now.apply(e.PhaseStarted(arm="Q8_0", phase="cool", t=now.t, n=now.n + 1))
+    now.apply(e.Beat(wall=0.0, t=now.t + 60.0, n=now.n + 1))
+    assert summary.phase_left(now) == pytest.approx(before)
+
+
+@given(cut=st.integers(0, 400))
+@settings(max_examples=60, deadline=None)
+def test_any_moment_of_a_sweep_can_be_summed_up(cut: int) -> None:
+    now = fold.fold(LOG[: cut * len(LOG) // 400])
+    found = summary.summarize(now)
+    done, left = summary.phase_left(now)
+    assert 0.0 <= done <= 1.0 and (left is None or left >= 0.0)
+    assert (rest := summary.eta(now)) is None or rest >= 0.0
+    assert len(found.arms) == len(now.arms)
+
+
+LOG = builders.events(
+    builders.Arm("F16", tok_s=9.5, tokens=8),
+    builders.Arm("Q8_0", tok_s=3.0, swap=0.05, again=(18.0,), tokens=8),
+    builders.Arm("Q6_K", fails="timeout", fails_in="decode"),
+    builders.Arm("Q2_K", tokens=8),
+)
