@@ -25,10 +25,12 @@ class Lines:
 
     Args:
         terminal: draw a bar with the time left below the lines.
+        since: the sequence number of the first event that is news; those before it are known.
     """
 
-    def __init__(self, folder: Path, out: TextIO, terminal: bool) -> None:
+    def __init__(self, folder: Path, out: TextIO, terminal: bool, since: int = 0) -> None:
         self._folder = folder
+        self._since = since
         self._out = out
         self._terminal = terminal
         self._bar = ""
@@ -41,7 +43,7 @@ class Lines:
             ended = done.wait(PERIOD)
             for event in reader.events():
                 self.state.apply(event)
-                for line in lines(event, self.state):
+                for line in lines(event, self.state) if event.n >= self._since else ():
                     self._print(line)
             self._draw()
         self._erase()

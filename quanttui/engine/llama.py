@@ -50,6 +50,9 @@ SPLIT_MODES = {
 _ABORTED = 2
 """What llama_decode returns when the abort callback ended it (llama.h)."""
 
+_DEBUG, _ERROR, _CONTINUED = 1, 4, 5
+"""Levels of ggml's log (ggml.h): the last one continues the line before it."""
+
 _MEBIBYTE = 1 << 20
 _KEPT_LINES = 4000
 _BUFFER = re.compile(r":\s*(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
@@ -86,10 +89,11 @@ class Log:
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
-        with np.errstate(all="ignore"):
-            os.write(2, text)
-        if level != 5:  # 5 continues the line before it
+        if level != _CONTINUED:
             self._level = level
+        if self._level == _DEBUG:
+            return
+        os.write(2, text)
         *whole, self._rest = (self._rest + text.decode("utf-8", "replace")).split("\n")
         for line in whole:
             self.lines.append((self._level, line))
@@ -119,7 +123,7 @@ class Log:
 
     def reason(self, otherwise: str) -> str:
         """The line since the mark that says best what went wrong, without the names of functions."""
-        errors = [line for level, line in self.lines if level == 4]
+        errors = [line for level, line in self.lines if level == _ERROR]
         telling = [line for line in errors if line.strip() and not any(word in line for word in _USELESS)]
         chosen = (telling or errors or [otherwise])[-1]
         return clean(re.sub(r"^(?:\w+: )?(?:error loading model: )*(?:error loading model \w+: )?", "", chosen), 200)

@@ -117,6 +117,7 @@ class _Thread:
 def _headless(sweep: Sweep, request: Request) -> int:
     """Plain lines on stdout while the sweep runs in a thread; ctrl-c and SIGTERM stop it, SIGHUP does not."""
     thread = _Thread(sweep)
+    since = sweep.writer.state.n
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -126,7 +127,8 @@ def _headless(sweep: Sweep, request: Request) -> int:
     quiet = request.json
     with open(os.devnull, "w") as nowhere:
         out = nowhere if quiet else sys.stdout
-        headless.Lines(sweep.writer.folder, out, terminal=not quiet and sys.stdout.isatty()).follow(thread.done)
+        terminal = not quiet and sys.stdout.isatty()
+        headless.Lines(sweep.writer.folder, out, terminal, since).follow(thread.done)
     code = thread.result()
     with suppress(OSError):
         _finish(sweep, request)

@@ -316,7 +316,8 @@ class Sweep:
         """Speed, then perplexity in a context of its own: its logits distort memory."""
         attempt = arm.attempts[-1]
         chunks = self._wanted_chunks(arm, number)
-        if not self._speed_left(arm, attempt) and not chunks:
+        kinds = self._kinds_left(arm, attempt)
+        if not kinds and not chunks:
             return
         name = planned.id if number == 1 else f"{planned.id}.{number}"
         with self._running(name) as engine:
@@ -324,16 +325,18 @@ class Sweep:
                 self._ask(engine, protocol.Bandwidth(arm=arm.id, file=str(file), threads=self.settings.threads))
             with self._phase(arm.id, "load", number):
                 self._ask(engine, protocol.Load(arm=arm.id, attempt=number, file=str(file), settings=self.settings))
-            for kind in plan.kinds(self.settings):
+            for kind in kinds:
                 self._speed(engine, arm, attempt, kind)
             if chunks:
                 self._perplexity(engine, arm, number)
 
-    def _speed_left(self, arm: Arm, attempt: Attempt) -> bool:
-        return any(
-            plan.missing(list(plan.repetitions(self.settings, arm.id, attempt, kind)), arm)
+    def _kinds_left(self, arm: Arm, attempt: Attempt) -> list[str]:
+        """The speed phases that miss a repetition."""
+        return [
+            kind
             for kind in plan.kinds(self.settings)
-        )
+            if plan.missing(list(plan.repetitions(self.settings, arm.id, attempt, kind)), arm)
+        ]
 
     def _wanted_chunks(self, arm: Arm, number: int) -> bool:
         if number > 1 or not plan.wants_perplexity(self.settings):

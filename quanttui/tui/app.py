@@ -49,6 +49,10 @@ QUIT, LEAVE, STOP, HUNG_UP = "quit", "leave", "stop", "hang-up"
 """What `Monitor.run()` returns: the screen was closed; the sweep is to go on without it; the sweep was asked to stop;
 the terminal hung up or SIGTERM came, and the sweep goes on."""
 
+_CELL = 12.2
+"""Width of a cell in Rich's SVGs."""
+
+_INDENTED = re.compile(r'x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)')
 _FONTS = re.compile(r"@font-face\s*\{[^}]*\}")
 
 
@@ -421,8 +425,14 @@ def screen_text(app: App[Any]) -> str:
 
 def taken(app: Monitor) -> tuple[str, str, str]:
     """The screen now as SVG (no fonts from the network), as text, and its view as JSON."""
-    svg = _FONTS.sub("", app.export_screenshot(title=f"quanttui {app.folder.name}"))
-    return svg, screen_text(app), as_json(app.view)
+    svg = _FONTS.sub("", app.export_screenshot(title=clean(f"quanttui {app.folder.name}")))
+    return _INDENTED.sub(_unindented, svg), screen_text(app), as_json(app.view)
+
+
+def _unindented(found: re.Match[str]) -> str:
+    """A run of text begins at its first visible character: not every viewer keeps blanks in front of one."""
+    by = found[5].count("&") * _CELL
+    return f'x="{float(found[1]) + by:.1f}"{found[2]} textLength="{float(found[3]) - by:.1f}"{found[4]}>'
 
 
 def as_json(shown: View | None) -> str:

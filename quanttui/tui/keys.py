@@ -8,7 +8,7 @@ import msgspec
 class Action(msgspec.Struct, frozen=True):
     """`id` is the app's action, `keys` Textual's names of the keys, `shown` how they are written.
 
-    `brief` is the footer's word, `words` the help's sentence. Lower `priority` stays longer in a narrow footer;
+    `brief` is the footer's word, `words` the help's sentence ("" where another action's tells of it). Lower `priority` stays longer in a narrow footer;
     0 is never shown there.
     """
 
@@ -22,12 +22,12 @@ class Action(msgspec.Struct, frozen=True):
 
 ACTIONS = (
     Action("toggle", ("space",), "space", "freeze", "freeze the screen while the collection goes on; again: live. In a replay: pause", 3),
-    Action("back", ("left",), "←→", "5 s", "5 s back in time; the arrow to the right goes forward", 4),
-    Action("forward", ("right",), "→", "", "5 s forward in time", 0),
+    Action("back", ("left",), "←→", "5 s", "5 s back or forward in time", 4),
+    Action("forward", ("right",), "→", "", "", 0),
     Action("start", ("home",), "home", "", "the first event of the session", 0),
     Action("end", ("end",), "end", "", "the newest event: live again", 0),
-    Action("next_row", ("tab", "j", "down"), "tab", "quant", "select the next quant (also j and the arrow down)", 5),
-    Action("previous_row", ("shift+tab", "k", "up"), "k", "", "select the quant before (also shift+tab and the arrow up)", 0),
+    Action("next_row", ("tab", "j", "down"), "tab", "quant", "select the next quant, shift+tab the one before (also j k and the arrows)", 5),
+    Action("previous_row", ("shift+tab", "k", "up"), "k", "", "", 0),
     Action("snapshot", ("s",), "s", "snapshot", "write this screen as SVG, text and JSON into the session's snapshots/", 6),
     Action("theme", ("t",), "t", "theme", "the next theme", 7),
     Action("help", ("question_mark",), "?", "help", "all keys, and what the marks mean", 2),

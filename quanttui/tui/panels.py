@@ -238,7 +238,7 @@ def speed(at: Now) -> tuple[Metric, Panel]:
     before = _previous(state, at.summary)
     note = ""
     if rate is not None and before is not None and before.decode is not None:
-        note = f"{rate - before.decode.tok_s:+.{_places(rate)}f} vs {clean(before.id, 20)}"
+        note = f"{_signed(rate - before.decode.tok_s)} vs {clean(before.id, 20)}"
     count = len(at.attempt.decode) if at.attempt else 0
     progress = f"rep {min(count + 1, state.settings.repetitions)}/{state.settings.repetitions}"
     progress = progress if decoding else "done" if rate is not None else ""
@@ -246,27 +246,25 @@ def speed(at: Now) -> tuple[Metric, Panel]:
     prompt = mine.prompt if mine else None
     left: list[tuple[str, str]] = [("gen ", "dim"), (value, "speed")]
     if rate is not None:
-        left[1:] = [(f"{significant(rate)}{mark}", "speed"), (error, "text"), (" tok/s", "speed")]
+        left[1:] = [(f"{significant(rate)}{mark}", "speed"), (error, "text")]
     left.append((f"  {progress}", "dim"))
-    if present is not None:
-        left.append((f"  now {significant(present)}", "text"))
     if prompt is not None:
-        spread = f" ±{significant(prompt.sd, 2)}" if prompt.sd is not None else ""
-        left += [("   prompt ", "dim"), (significant(prompt.tok_s), "text"), (spread, "dim")]
+        left += [("   prompt ", "dim"), (significant(prompt.tok_s), "text")]
     elif prompting:
         left += [("   prompt ", "dim"), ("running", "text")]
+    aside = f"now {significant(present)}" if present is not None else note
     trace = at.charts.speed
-    line = (tuple(left), ((note, "dim"),))
+    line = (tuple(left), ((aside, "dim"),))
     dotted = f"dotted: {at.charts.other} at same token" if trace and trace.ghost else "by token"
     panel = Panel(
-        "1 speed",
-        "running" if decoding or prompting else "tok/s",
+        "1 speed, tok/s",
+        "running" if decoding or prompting else "",
         "accent" if decoding or prompting else "dim",
         "speed",
         (line,),
         (),
         trace,
-        (dotted if trace else "", _range(trace, "tok/s")),
+        (dotted if trace else "", _range(trace)),
         "" if trace or why == "not yet" else why,
     )
     short = f"{progress} {note}".strip() if progress else note
@@ -307,7 +305,7 @@ def perplexity(at: Now) -> tuple[Metric, Panel]:
         ((left, ((note, "text"),)),),
         (),
         trace,
-        (dotted, _range(trace, "")),
+        (dotted, _range(trace)),
     )
     return Metric("ppl", f"{value}  {chunks}", "perplexity", note, "text", trace=trace), panel
 
@@ -558,16 +556,12 @@ def _percent(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}" if value < 1e5 else f"{value:.1e}"
 
 
-def _places(value: float) -> int:
-    """Decimals of a number written with three significant digits."""
-    written = significant(value)
-    return len(written.partition(".")[2])
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{significant(abs(value))}"
 
 
-def _range(trace: Trace | None, unit: str) -> str:
-    if trace is None:
-        return ""
-    return f"{_bound(trace.low)}–{_bound(trace.high)} {unit}".rstrip()
+def _range(trace: Trace | None) -> str:
+    return f"{_bound(trace.low)}–{_bound(trace.high)}" if trace is not None else ""
 
 
 def _bound(value: float) -> str:
@@ -599,6 +593,6 @@ def _waiting(at: Now, phase: str) -> str:
         return "not measured: the plan has no perplexity"
     if at.mine is not None and at.mine.outcome not in ("ok", "running", "planned"):
         return clean(f"none: {at.mine.outcome}: {at.mine.error}" if at.mine.error else f"none: {at.mine.outcome}")
-    return "not yet" if not at.running(phase) else "under way: nothing to show before its first figures"
+    return "not yet" if not at.running(phase) else "its first figures are under way"
 
 

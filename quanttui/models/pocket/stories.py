@@ -21,7 +21,7 @@ from zlib import crc32
 
 from quanttui.models.pocket import phrases as p
 from quanttui.models.pocket import words as w
-from quanttui.models.pocket.words import Spot, article
+from quanttui.models.pocket.words import Spot
 
 T = TypeVar("T")
 
@@ -60,11 +60,11 @@ def habits(options: tuple[str, ...], word: str) -> tuple[str, ...]:
 
 
 class Slots(dict[str, object]):
-    """What a template may ask for: given values, and draws made when first asked for and then kept."""
+    """What a template may ask for: values put in, and draws made when first asked for and then kept."""
 
-    def __init__(self, draws: dict[str, Callable[[], str]] | None = None, /, **given: object) -> None:
-        super().__init__(given)
-        self._draws = draws or {}
+    def __init__(self, draws: dict[str, Callable[[], str]]) -> None:
+        super().__init__()
+        self._draws = draws
 
     def __missing__(self, key: str) -> object:
         value = self[key] = self._draws[key]()
@@ -76,6 +76,8 @@ class Slots(dict[str, object]):
 
 @dataclass(eq=False)
 class Person:
+    """Somebody with a part in the story, who stays where they are unless they are the hero."""
+
     name: str
     she: bool
     role: str
@@ -114,6 +116,8 @@ class Person:
 
 @dataclass(eq=False)
 class Thing:
+    """Something that can be had: lying at a place, or held by a person."""
+
     noun: str
     adjective: str
     holder: Person | Spot
@@ -137,6 +141,12 @@ class Thing:
     def spot(self) -> Spot:
         """Where it is to be had."""
         return self.holder.at if isinstance(self.holder, Person) else self.holder
+
+
+def article(phrase: str) -> str:
+    """The phrase with its indefinite article."""
+    vowel = (phrase[0] in "aeiou" and not phrase.startswith("one-")) or phrase.startswith("honest")
+    return ("an " if vowel else "a ") + phrase
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -322,16 +332,10 @@ class Tale:
     # -- sentences -----------------------------------------------------------------------------------------------------
 
     def say(
-        self,
-        templates: tuple[str, ...],
-        a: Person | None = None,
-        b: Person | None = None,
-        scene: Slots | None = None,
-        /,
-        **given: object,
+        self, templates: tuple[str, ...], a: Person | None = None, b: Person | None = None, **given: object
     ) -> None:
-        """One sentence about A (and B), whose templates may ask for what is given and for what the scene draws."""
-        slots = scene if scene is not None else self.world.scene(a.role if a else "")
+        """One sentence about A (and B), whose template may ask for what is given and for what the world draws."""
+        slots = self.world.scene(a.role if a else "")
         slots.update(given, A=a, B=b)
         if a is not None:
             slots["a"] = a.he if a is self.clear and self.dice.chance(0.8) else a.name

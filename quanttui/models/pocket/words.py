@@ -34,12 +34,6 @@ class Trouble(NamedTuple):
     mended: str
 
 
-def article(phrase: str) -> str:
-    """The phrase with its indefinite article."""
-    vowel = (phrase[0] in "aeiou" and not phrase.startswith("one-")) or phrase.startswith("honest")
-    return ("an " if vowel else "a ") + phrase
-
-
 SHE = ("Mara", "Ilse", "Nell", "Odette", "Wren", "Petra", "Hanne", "Sefa", "Lotte", "Brina", "Tilda", "Agnes", "Yara",
        "Maud", "Corin", "Elsbet", "Rosa", "Juno", "Kaia", "Dagny", "Vesna", "Freda", "Amina", "Zelda", "Oona",
        "Linnet")

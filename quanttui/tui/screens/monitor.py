@@ -76,6 +76,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         self.glyphs = glyphs
         self._places = Places()
         self._sheets: dict[str, Sheet] = {}
+        self._palette: Mapping[str, Style] = {}
 
     @property
     def layout(self) -> Layout:
@@ -83,6 +84,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
 
     def compose(self) -> ComposeResult:
         self._sheets = {name: Sheet(draw, self.glyphs, id=name) for name, draw in DRAWN.items()}
+        self.dress(self._palette)
         yield from self._sheets.values()
 
     def show(self, view: View, only: Iterable[str] = DRAWN) -> None:
@@ -97,6 +99,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
 
     def dress(self, palette: Mapping[str, Style]) -> None:
         """Take a theme's colours."""
+        self._palette = palette
         for sheet in self._sheets.values():
             sheet.dress(palette)
 

@@ -64,7 +64,7 @@ class Help(Over):
 
     def body(self, width: int, glyphs: Glyphs) -> list[Line]:
         lines: list[Line] = []
-        for action in keys.ACTIONS:
+        for action in filter(lambda one: one.words, keys.ACTIONS):
             lines += _pair(action.shown, action.words, 9, width, glyphs)
         lines.append(())
         for mark, words in keys.MARKS:
@@ -82,7 +82,7 @@ class Leave(Over):
     """Before quitting while a sweep of this process runs: leave it running, stop it, or stay."""
 
     TITLE_ = "a sweep is running"
-    WIDTH = 62
+    WIDTH = 76
     CHOICES = (
         ("leave", "l", "leave it running", "finish the unit, then go on without a terminal"),
         ("stop", "s", "stop", "finish the unit; --resume goes on later"),

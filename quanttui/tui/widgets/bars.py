@@ -140,7 +140,7 @@ def story(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     notes: list[Line] = []
     for note in view.notes if height >= 2 else ():
         spans = shown([(" note      ", "dim"), ("[!]  ", "warn"), (note, "text")], glyphs)
-        notes += clipped(wrap(spans, width - 1, 16), 1 + (height >= 5), width, glyphs)
+        notes += clipped(wrap(spans, width - 1, 16), max(1, height // 4), width, glyphs)
     notes = notes[: height // 2]
     happened = [one for one in view.events if one.text not in view.notes]
     room = height - len(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Metric, View
 from quanttui.tui.widgets.chart import plot
-from quanttui.tui.widgets.sheet import crop, length, pad, shown, sides, width_of
+from quanttui.tui.widgets.sheet import crop, cut, length, pad, shown, sides, width_of
 
 ORDER = ("gen", "ppl", "bus", "reread", "memory", "swap", "gpu", "power")
 """The metrics from the top; those further down leave first."""
@@ -36,7 +36,8 @@ def _line(one: Metric, width: int, glyphs: Glyphs) -> Line:
     note = shown([(one.note, one.level)], glyphs)
     spare = max(0, min(width_of(note[0][0]) if note else 0, cells - 8 + NOTE) - NOTE)
     chart = _chart(one, cells - spare, glyphs)
-    return crop((name, value, ("  ", ""), *chart, ("  ", ""), *note), width)
+    head = (name, value, ("  ", ""), *chart, ("  ", ""))
+    return crop((*head, *cut(note, width - length(head), glyphs)), width)
 
 
 def _chart(one: Metric, cells: int, glyphs: Glyphs) -> Line:

@@ -1,0 +1,218 @@
+"""The sweep over a scripted engine: every unit once, failures are facts, resuming does what is missing and no more."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quanttui import events as e
+from quanttui import session
+from quanttui.engine import protocol, scripted
+from quanttui.engine.process import EngineDied, EngineFailure
+from quanttui.models import pocket
+from quanttui.summary import summarize
+from quanttui.sweep.runner import Options, Sweep
+
+SETTINGS = e.Settings(threads=2, prompt=8, decode=16, repetitions=5, context=16, batch=32, text="text")
+
+
+class Quiet:
+    """A sampler that samples nothing."""
+
+    def __init__(self, emit: Callable[[e.Event], None]) -> None:
+        self.emit = emit
+        self.watched: list[int | None] = []
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def watch(self, pid: int | None) -> None:
+        self.watched.append(pid)
+
+
+class Bench:
+    """A session over the pocket model's file under several names, and the engines that were started for it."""
+
+    def __init__(self, folder: Path, scripts: Mapping[str, scripted.Script], arms: str = "ABC") -> None:
+        self.folder = session.create(folder, "m", folder / "session")
+        self.scripts = {arm: scripted.Script(gb_s=None) for arm in arms} | dict(scripts)
+        self.engines: list[scripted.Engine] = []
+        self.clock = scripted.Clock()
+        self.sampler: Quiet | None = None
+        self.cache = folder / "cache"
+        writer = session.Writer(self.folder)
+        writer.append(
+            e.SessionOpened(
+                schema=e.SCHEMA,
+                model="m",
+                host=e.Host(name="h", os="o", cpu="c", cores=2, threads=2, memory=2**34),
+                build=e.Build(quanttui="0", llama_cpp_python="0", llama_cpp="0", gpu_offload=False),
+                settings=SETTINGS,
+                plan=tuple(e.PlannedArm(id=arm, quant="F16", file=str(pocket.MODEL)) for arm in arms),
+                wall=1.0,
+                origin_ns=writer.origin_ns,
+                pid=os.getpid(),
+                pid_started=1.0,
+            )
+        )
+        writer.close()
+
+    def start(self, stderr: Path, origin_ns: int) -> scripted.Engine:
+        self.engines.append(scripted.Engine(self.scripts, self.clock))
+        return self.engines[-1]
+
+    def sweep(self) -> Sweep:
+        def sampler(emit: Callable[[e.Event], None]) -> Quiet:
+            self.sampler = Quiet(emit)
+            return self.sampler
+
+        writer = session.Writer(self.folder)
+        return Sweep(writer, Options(cache=self.cache, cache_bytes=2**30, text="text"), self.start, sampler)
+
+    def units(self) -> list[str]:
+        events = session.Reader(self.folder).events()
+        return [event.unit.id for event in events if isinstance(event, e.UnitDone)]
+
+    def outcomes(self) -> dict[str, str]:
+        return {name: arm.outcome for name, arm in session.load(self.folder).arms.items()}
+
+
+def killed(outcome: str = "crashed") -> EngineFailure:
+    return EngineDied(outcome, "the engine was killed by signal 9 (SIGKILL)", 9, None, ("last words",))
+
+
+def test_every_unit_is_done_once_in_llama_benchs_order(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {}, "AB")
+    assert bench.sweep().run() == "ok"
+    units = bench.units()
+    assert len(units) == len(set(units))
+    kinds = [unit.split()[1] for unit in units if unit.startswith("A ")]
+    assert kinds == ["prompt"] * 5 + ["decode"] * 5 + ["perplexity"] * 4
+    assert len(bench.engines) == 2 and all(engine.closed for engine in bench.engines)
+    assert bench.sampler is not None and bench.sampler.watched == [1, None, 1, None]
+    assert session.load(bench.folder).closed == "ok"
+
+
+def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {"B": scripted.Script(fails={"B decode 16@0 #2": killed()})})
+    assert bench.sweep().run() == "failed"
+    assert bench.outcomes() == {"A": "ok", "B": "crashed", "C": "ok"}
+    failed = session.load(bench.folder).arms["B"].attempts[-1].failed
+    assert failed is not None
+    assert (failed.phase, failed.signal, failed.stderr) == ("decode", 9, ("last words",))
+    assert "B decode 16@0 #1" in bench.units()
+
+
+@pytest.mark.parametrize("where", ["load", "bandwidth", "A prompt 8@0 #0", "A perplexity 2-3"])
+def test_a_failure_anywhere_is_a_fact(tmp_path: Path, where: str) -> None:
+    bench = Bench(tmp_path, {"A": scripted.Script(fails={where: killed("oom")})}, "AB")
+    assert bench.sweep().run() == "failed"
+    assert bench.outcomes() == {"A": "oom", "B": "ok"}
+
+
+def test_a_file_that_is_no_model_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {}, "AB")
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF, or is it")
+    log = bench.folder / session.EVENTS
+    log.write_bytes(log.read_bytes().replace(str(pocket.MODEL).encode(), str(bad).encode(), 1))
+    assert bench.sweep().run() == "failed"
+    assert bench.outcomes() == {"A": "refused", "B": "ok"}
+    failed = session.load(bench.folder).arms["A"].attempts[-1].failed
+    assert failed is not None and "bad.gguf" in failed.error
+
+
+def perplexities(bench: Bench) -> dict[str, object]:
+    state = session.load(bench.folder)
+    return {name: arm.perplexity() for name, arm in state.arms.items()} | {
+        path.name: path.read_bytes() for path in sorted((bench.folder / "raw").iterdir())
+    }
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1))
+def test_a_log_cut_anywhere_is_resumed_without_repeating_and_to_the_same_digits(
+    tmp_path_factory: pytest.TempPathFactory, share: float
+) -> None:
+    whole = Bench(tmp_path_factory.mktemp("whole"), {}, "AB")
+    whole.sweep().run()
+    cut = Bench(tmp_path_factory.mktemp("cut"), {}, "AB")
+    cut.sweep().run()
+    log = cut.folder / session.EVENTS
+    content = log.read_bytes()
+    first = content.index(b"\n") + 1
+    log.write_bytes(content[: first + round(share * (len(content) - first))])
+    recorded = cut.units()
+    assert cut.sweep().run() == "ok"
+    again = cut.units()
+    assert again[: len(recorded)] == recorded
+    assert len(again) == len(set(again)) and set(again) == set(whole.units())
+    assert perplexities(cut) == perplexities(whole)
+
+
+def test_stopping_gives_up_the_unit_under_way_and_resuming_does_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {"B": scripted.Script(holds="B decode 16@0 #3", gb_s=None)})
+    sweep = bench.sweep()
+    outcome: list[str] = []
+    thread = threading.Thread(target=lambda: outcome.append(sweep.run()))
+    thread.start()
+    while not any(engine.held.wait(0.05) for engine in bench.engines):
+        assert thread.is_alive()
+    sweep.stop()
+    thread.join(10)
+    assert outcome == ["interrupted"]
+    assert bench.outcomes() == {"A": "ok", "B": "running", "C": "planned"}
+    bench.scripts["B"] = scripted.Script(gb_s=None)
+    assert bench.sweep().run() == "ok"
+    assert len(bench.units()) == len(set(bench.units())) == 3 * 14
+
+
+def test_a_request_to_skip_ends_the_arm_under_way_only(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {"A": scripted.Script(holds="A decode 16@0 #0")}, "AB")
+    sweep = bench.sweep()
+    thread = threading.Thread(target=sweep.run)
+    thread.start()
+    while not any(engine.held.wait(0.05) for engine in bench.engines):
+        assert thread.is_alive()
+    session.request(bench.folder, "skip", "A")
+    assert bench.sampler is not None
+    bench.sampler.emit(e.Beat(wall=1.0))
+    thread.join(10)
+    assert bench.outcomes() == {"A": "skipped", "B": "ok"}
+
+
+def test_leaving_finishes_the_unit_under_way(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {})
+    sweep = bench.sweep()
+    sweep.leave()
+    assert sweep.run() == "interrupted"
+    assert bench.units() == []
+    assert bench.sweep().run() == "ok"
+
+
+def test_a_speed_far_below_its_roofline_is_measured_again_in_a_fresh_process(tmp_path: Path) -> None:
+    slow = scripted.Script(decode=20.0, gb_s=30.0)
+    bench = Bench(tmp_path, {"A": slow, "B": scripted.Script(decode=4000.0, gb_s=30.0)}, "AB")
+    assert bench.sweep().run() == "ok"
+    arms = {arm.id: arm for arm in summarize(session.load(bench.folder), over=True).arms}
+    assert arms["A"].reproduced == "reproduced 2/2" and arms["B"].reproduced == ""
+    assert [type(request) for request in bench.engines[1].asked].count(protocol.Load) == 1
+    assert sum(unit.endswith("again 2") for unit in bench.units()) == 10
+
+
+def test_a_log_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this host has no /dev/full")
+    bench = Bench(tmp_path, {})
+    sweep = bench.sweep()
+    os.dup2(os.open("/dev/full", os.O_WRONLY), sweep.writer.log)
+    with pytest.raises(session.UserError, match="No space left"):
+        sweep.run()
+    assert bench.units() == []
