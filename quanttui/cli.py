@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from quanttui import __version__, config, paths
 from quanttui.errors import UserError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 GUIDE = """\
 quanttui runs every quant of one model, shows live what each costs and loses, and says which numbers to believe.
 
+  quanttui                                  watch the running sweep, or run the demo if there is none
   quanttui demo                             the shipped pocket model, about a minute, nothing to download
   quanttui run FOLDER                       every GGUF in a folder
   quanttui run F16.gguf --quants common     quantize one F16 GGUF to the eleven common levels, and sweep them
@@ -174,7 +175,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         parents=[common],
     )
     parser.add_argument("--version", action="store_true", help="print the versions of quanttui and llama-cpp-python")
-    parser.set_defaults(act=_guide, command=None)
+    parser.set_defaults(act=_bare, command=None)
     kinds = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     commands: dict[str, _Parser] = {}
     for name, act, says, add in (
@@ -292,9 +293,17 @@ def _versions() -> str:
     return f"quanttui {__version__} ({engine})"
 
 
-def _guide(args: argparse.Namespace) -> int:
-    print(GUIDE)
-    return 0
+def _bare(args: argparse.Namespace) -> int:
+    """Without a command: the sweep that runs on this machine, else the demo; without a terminal, the guide."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print(GUIDE)
+        return 0
+    from quanttui import session
+
+    found = session.listing(paths.sessions_dir(configuration(args).sessions_dir))
+    running = next((str(one.folder) for one in found if one.state == "running"), None)
+    words = ["attach", running] if running else ["demo"]
+    return _command([*words, *(["--config", args.config] if args.config else [])])
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -381,7 +390,7 @@ def _replay(args: argparse.Namespace) -> int:
     return _watch(args, "replay", speed=args.speed, at=args.at)
 
 
-def _watch(args: argparse.Namespace, mode: str, **cursor: Any) -> int:
+def _watch(args: argparse.Namespace, mode: Literal["attach", "replay"], **cursor: Any) -> int:
     settings = configuration(args)
     folder = _folder(args, settings)
     _need_terminal(f"`quanttui report {folder}` and `quanttui snapshot {folder}` need none")

@@ -58,7 +58,7 @@ def test_reading_gives_what_was_written(folder: Path) -> None:
     events = list(session.Reader(folder).events())
     assert [event.n for event in events] == list(range(41))
     assert fold.encode(fold.fold(events)) == fold.encode(writer.state)
-    assert all(a.t <= b.t for a, b in zip(events, events[1:], strict=False))
+    assert sorted(event.t for event in events) == [event.t for event in events]
 
 
 def test_a_log_torn_at_any_byte_of_its_last_line_keeps_all_before(folder: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_whole_lines(folder: Path) -> None:
     if full is None:
         pytest.skip("this host has no /dev/full")
     kept, writer.log = writer.log, full
-    with pytest.raises(UserError, match="No space left.*--resume"):
+    with pytest.raises(UserError, match=r"No space left.*--resume"):
         writer.append(e.ArmDone(arm="A"))
     writer.log = kept
     writer.append(e.ArmDone(arm="A"))

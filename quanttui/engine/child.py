@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -24,6 +24,10 @@ from quanttui.engine import protocol
 from quanttui.errors import UserError
 from quanttui.format import clean
 
+if TYPE_CHECKING:
+    from quanttui.engine import llama
+    from quanttui.measure.speed import Series, TokenArray
+
 TELL_NS = 100_000_000
 """Progress is told about this often, in nanoseconds."""
 
@@ -31,7 +35,7 @@ TELL_NS = 100_000_000
 class Inbox:
     """Requests in their order, and the stops that may overtake them."""
 
-    def __init__(self, stream: BinaryIO, abort: Callable[[], None]) -> None:
+    def __init__(self, stream: IO[bytes], abort: Callable[[], None]) -> None:
         self._stream = stream
         self._abort = abort
         self._requests: queue.Queue[protocol.Envelope] = queue.Queue()
@@ -88,8 +92,9 @@ class Engine:
         self._settings = e.Settings()
         self._model: llama.Model | None = None
         self._context: llama.Context | None = None
-        self._series: tuple[tuple[str, int, int], object] | None = None
-        self._text: tuple[str, object] | None = None
+        self._test: tuple[str, int, int] | None = None
+        self._series: Series | None = None
+        self._text: tuple[str, TokenArray] | None = None
         self._arm = ""
 
     def meet(self, request: protocol.Request) -> None:
@@ -133,12 +138,14 @@ class Engine:
 
     def _load(self, request: protocol.Load) -> None:
         self._forget()
+        self._text = None
         if self._model is not None:
             self._model.close()
+            self._model = None
         self._settings, self._arm = request.settings, request.arm
         began = time.monotonic_ns()
         self._model = self._llama.Model(
-            request.file, request.settings, self.log, self._progress(request.arm, "load")
+            request.file, request.settings, self.log, self.abort, self._progress(request.arm, "load")
         )
         self._tell(
             e.ArmLoaded(
@@ -156,12 +163,12 @@ class Engine:
         gc.freeze()
 
     def _forget(self) -> None:
-        self._series = None
+        self._test = self._series = None
         if self._context is not None:
             self._context.close()
             self._context = None
 
-    def _make_context(self, phase: str, n_ctx: int, n_batch: int, n_seq: int) -> object:
+    def _make_context(self, phase: str, n_ctx: int, n_batch: int, n_seq: int) -> llama.Context:
         """A fresh context; the one before it is freed first, so that the two never lie in memory together."""
         self._forget()
         if self._model is None:
@@ -184,34 +191,32 @@ class Engine:
         return context
 
     def _speed(self, unit: e.Unit) -> None:
-        from quanttui.measure.speed import Series
-
-        settings = self._settings
         test = (unit.kind, unit.tokens, unit.depth)
-        if self._series is None or self._series[0] != test:
-            n_ctx = unit.tokens + unit.depth
-            context = self._make_context(unit.kind, n_ctx, min(settings.batch, n_ctx), 1)
-            assert self._model is not None
-            series = Series(
-                context,  # type: ignore[arg-type]
-                self._model.vocabulary,
-                min(settings.batch, n_ctx),
-                settings.seed,
-                self._clock,
-                self._meter,
-            )
-            self._series = (test, series)
-            for event in series.warm(unit):
-                self._tell(event)
-        series = self._series[1]  # type: ignore[assignment]
+        if self._series is None or self._test != test:
+            self._series = self._begun(unit)
+            self._test = test
+        gc.collect()
         gc.disable()
         try:
-            for event in series.repetition(unit):
+            for event in self._series.repetition(unit):
                 self._tell(event)
         finally:
             gc.enable()
 
-    def _tokens(self, text: str, context: int) -> object:
+    def _begun(self, unit: e.Unit) -> Series:
+        """A series of repetitions: a context of just the size, and the warm-up."""
+        from quanttui.measure.speed import Series
+
+        n_ctx = unit.tokens + unit.depth
+        n_batch = min(self._settings.batch, n_ctx)
+        context = self._make_context(unit.kind, n_ctx, n_batch, 1)
+        assert self._model is not None
+        series = Series(context, self._model.vocabulary, n_batch, self._settings.seed, self._clock, self._meter)
+        for event in series.warm(unit):
+            self._tell(event)
+        return series
+
+    def _tokens(self, text: str, context: int) -> TokenArray:
         from quanttui.measure import perplexity
 
         if self._model is None:
@@ -224,7 +229,7 @@ class Engine:
                 )
             self._text = (text, self._model.tokenize(self._llama.text_of(text)))
         tokens = self._text[1]
-        perplexity.chunks(len(tokens), context, None, clean(text))  # type: ignore[arg-type]
+        perplexity.chunks(len(tokens), context, None, clean(text))
         return tokens
 
     def _score(self, request: protocol.Score) -> None:
@@ -234,12 +239,11 @@ class Engine:
         tokens = self._tokens(request.text, settings.context)
         group = perplexity.group(settings.context, settings.batch)
         test = ("perplexity", settings.context, group)
-        if self._series is None or self._series[0] != test:
-            made = self._make_context(
-                "perplexity", group * settings.context, min(settings.batch, group * settings.context), group
-            )
-            self._series = (test, made)
-        assert self._model is not None
+        if self._context is None or self._test != test:
+            n_ctx = group * settings.context
+            self._make_context("perplexity", n_ctx, min(settings.batch, n_ctx), group)
+            self._test = test
+        assert self._model is not None and self._context is not None
         frame = perplexity.Frame(
             context=settings.context,
             batch=settings.batch,
@@ -249,9 +253,9 @@ class Engine:
         raw = perplexity.Raw(Path(request.raw), request.file)
         try:
             for event in perplexity.score(
-                self._context,  # type: ignore[arg-type]
+                self._context,
                 frame,
-                tokens,  # type: ignore[arg-type]
+                tokens,
                 request.unit,
                 request.chunks,
                 raw,

@@ -59,6 +59,7 @@ _BUFFER = re.compile(r":\s*(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _FLASH = re.compile(r"Flash Attention\b.*?\b(enabled|disabled)")
 _STEP = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+_NO_MEMORY = re.compile(r"(?i)alloc|out of ?(?:device ?|host ?)?memory")
 _USELESS = ("failed to load model", "failed to initialize", "failed to quantize")
 
 
@@ -128,6 +129,11 @@ class Log:
         chosen = (telling or errors or [otherwise])[-1]
         return clean(re.sub(r"^(?:\w+: )?(?:error loading model: )*(?:error loading model \w+: )?", "", chosen), 200)
 
+    def outcome(self, otherwise: str) -> str:
+        """oom if an error since the mark speaks of memory that could not be had."""
+        wanting = any(level == _ERROR and _NO_MEMORY.search(line) for level, line in self.lines)
+        return "oom" if wanting else otherwise
+
 
 class AbortFlag:
     """A byte that a native callback reads between the nodes of a graph: raising it ends a decode on the CPU backend.
@@ -147,6 +153,10 @@ class AbortFlag:
 
     def lower(self) -> None:
         self._flag[0] = b"\x00"
+
+    @property
+    def raised(self) -> bool:
+        return self._flag[0] != b"\x00"
 
 
 def put(struct: Any, **values: Any) -> Any:
@@ -180,17 +190,18 @@ class Model:
     Loaded in llama.cpp's own default mode (AUTO: mapped where it can be), with repacking as llama-bench leaves it.
 
     Raises:
-        LlamaError: llama.cpp refuses the file.
+        LlamaError: llama.cpp refuses the file, or there is no memory for it.
+        Aborted: the flag was raised meanwhile.
     """
 
-    def __init__(self, file: str, settings: Settings, log: Log, progress: Callable[[float], None]):
+    def __init__(self, file: str, settings: Settings, log: Log, abort: AbortFlag, progress: Callable[[float], None]):
         self.log = log
         log.mark()
         split = (ctypes.c_float * max(16, int(lib.llama_max_devices())))(*settings.tensor_split)
 
         def told(fraction: float, _: Any) -> bool:
             progress(fraction)
-            return True
+            return not abort.raised
 
         callback = lib.llama_progress_callback(told)
         params = put(
@@ -201,8 +212,10 @@ class Model:
             progress_callback=callback,
         )
         handle = lib.llama_model_load_from_file(os.fsencode(file), params)
+        if not handle and abort.raised:
+            raise Aborted
         if not handle:
-            raise LlamaError(f"{clean(file)}: {log.reason('llama.cpp cannot load it')}")
+            raise LlamaError(f"{clean(file)}: {log.reason('llama.cpp cannot load it')}", log.outcome("refused"))
         self.handle = handle
         self.vocab = lib.llama_model_get_vocab(handle)
         self.layers = int(lib.llama_model_n_layer(handle)) + 1
@@ -215,11 +228,11 @@ class Model:
     @property
     def vocabulary(self) -> Vocabulary:
         """Its size, and BOS where a text begins with it."""
-        begins = lib.llama_vocab_get_add_bos(self.vocab)
-        return Vocabulary(int(lib.llama_vocab_n_tokens(self.vocab)), int(lib.llama_vocab_bos(self.vocab)) if begins else None)
+        bos = int(lib.llama_vocab_bos(self.vocab)) if lib.llama_vocab_get_add_bos(self.vocab) else None
+        return Vocabulary(int(lib.llama_vocab_n_tokens(self.vocab)), bos)
 
     def tokenize(self, text: bytes) -> TokenArray:
-        """The text's tokens as llama-perplexity takes them: with the vocabulary's beginning, no special tokens parsed."""
+        """The text's tokens as llama-perplexity takes them: begun as the vocabulary begins, no special ones parsed."""
         count = -lib.llama_tokenize(self.vocab, text, len(text), None, 0, True, False)
         tokens = np.empty(max(0, count), dtype=np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
@@ -264,9 +277,10 @@ class Context:
         )
         handle = lib.llama_init_from_model(model.handle, params)
         if not handle:
-            reason = log.reason("llama.cpp cannot make a context")
-            raise LlamaError(reason, "oom" if "alloc" in reason or "memory" in reason else "failed")
+            raise LlamaError(log.reason("llama.cpp cannot make a context"), log.outcome("failed"))
         self.handle = handle
+        self._threads = Threadpool(settings.threads)
+        self._threads.attach(handle)
         self._memory = lib.llama_get_memory(handle)
         self.n_ctx = int(lib.llama_n_ctx(handle))
         match = log.find(_FLASH)
@@ -280,7 +294,7 @@ class Context:
         self._vocabulary = model.vocabulary.size
         self._one = (ctypes.c_int32 * 1)()
         self._step = lib.llama_batch_get_one(self._one, 1)
-        self._many = lib.llama_batch_init(n_batch, 0, 1)
+        self._many = _Batch(n_batch)
         self._decode, self._synchronize = lib.llama_decode, lib.llama_synchronize
 
     def clear(self) -> None:
@@ -292,8 +306,12 @@ class Context:
         lib.llama_memory_clear(self._memory, True)
 
     def keep(self, length: int) -> bool:
-        """Forget all tokens but the first `length`; False where this kind of memory cannot do just that."""
-        return bool(lib.llama_memory_seq_rm(self._memory, 0, length, -1))
+        """Forget all tokens but the first `length`; False where this kind of memory cannot do just that.
+
+        A memory with a window has dropped the oldest of them for those that came after: then it no longer begins at 0.
+        """
+        removed = lib.llama_memory_seq_rm(self._memory, 0, length, -1)
+        return bool(removed) and int(lib.llama_memory_seq_pos_min(self._memory, 0)) == 0
 
     def prompt(self, tokens: TokenArray, position: int) -> None:
         """Submit tokens at the end of what the memory holds, with logits for the last."""
@@ -314,16 +332,7 @@ class Context:
 
     def decode(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> None:
         """Submit tokens[sequence, k] at positions `position` + k, with logits where outputs[k], and wait."""
-        batch, count = self._many, tokens.size
-        sequences, width = tokens.shape
-        batch.n_tokens = count
-        _view(batch.token, count, np.int32)[:] = tokens.reshape(-1)
-        _view(batch.pos, count, np.int32)[:] = np.tile(np.arange(position, position + width, dtype=np.int32), sequences)
-        _view(batch.n_seq_id, count, np.int32)[:] = 1
-        _view(batch.logits, count, np.int8)[:] = np.tile(outputs, sequences)
-        for index in range(count):
-            batch.seq_id[index][0] = index // width
-        self._check(self._decode(self.handle, batch))
+        self._check(self._decode(self.handle, self._many.filled(tokens, position, outputs)))
         self._synchronize(self.handle)
 
     def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
@@ -337,17 +346,98 @@ class Context:
         if code == _ABORTED:
             raise Aborted
         if code:
-            reason = self._model.log.reason(f"llama_decode returned {code}")
-            raise LlamaError(f"decoding failed: {reason}", "oom" if "alloc" in reason else "failed")
+            log = self._model.log
+            raise LlamaError(f"decoding failed: {log.reason(f'llama_decode returned {code}')}", log.outcome("failed"))
 
     def close(self) -> None:
-        lib.llama_batch_free(self._many)
         lib.llama_free(self.handle)
+        self._threads.close()
 
 
-def _view(pointer: Any, count: int, kind: type) -> npt.NDArray[Any]:
-    return np.frombuffer((ctypes.c_char * (count * np.dtype(kind).itemsize)).from_address(
-        ctypes.addressof(pointer.contents)), dtype=kind)
+class _Batch:
+    """Room for a batch of several sequences. llama.cpp reads these arrays in place."""
+
+    def __init__(self, size: int) -> None:
+        self._token = np.zeros(size, np.int32)
+        self._position = np.zeros(size, np.int32)
+        self._sequence = np.zeros(size, np.int32)
+        self._output = np.zeros(size, np.int8)
+        self._ones = np.ones(size, np.int32)
+        self._sequences = (self._sequence.ctypes.data + 4 * np.arange(size)).astype(np.uintp)
+        self._struct = put(
+            lib.llama_batch(),
+            token=_pointer(self._token, ctypes.c_int32),
+            pos=_pointer(self._position, ctypes.c_int32),
+            n_seq_id=_pointer(self._ones, ctypes.c_int32),
+            seq_id=_pointer(self._sequences, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._output, ctypes.c_int8),
+        )
+
+    def filled(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> Any:
+        """The batch of tokens[sequence, k] at positions `position` + k, with logits where outputs[k]."""
+        sequences, width = tokens.shape
+        count = tokens.size
+        self._token[:count] = tokens.reshape(-1)
+        self._position[:count] = np.tile(np.arange(position, position + width), sequences)
+        self._sequence[:count] = np.repeat(np.arange(sequences), width)
+        self._output[:count] = np.tile(outputs, sequences)
+        self._struct.n_tokens = count
+        return self._struct
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+class Threadpool:
+    """The threads that a context computes with, found the way llama-bench finds them: through the CPU backend.
+
+    Without one, a build that does not use OpenMP starts its threads anew for every graph, i.e. for every token. Where
+    a build does not offer the calls, nothing is attached.
+    """
+
+    _ROOM = 4096
+    """Bytes for ggml_threadpool_params, a struct of some 540 that only llama.cpp fills and reads."""
+
+    def __init__(self, threads: int) -> None:
+        self._handle: int | None = None
+        try:
+            new, self._free = self._calls()
+            params = ctypes.create_string_buffer(self._ROOM)
+            _native("ggml_threadpool_params_init", None, ctypes.c_void_p, ctypes.c_int)(params, threads)
+            self._handle = new(params)
+        except (AttributeError, ValueError):
+            pass
+
+    def attach(self, context: Any) -> None:
+        if self._handle:
+            attach = _native("llama_attach_threadpool", None, *[ctypes.c_void_p] * 3)
+            attach(context, self._handle, None)
+
+    def close(self) -> None:
+        """End the threads. Their context must be gone already."""
+        if self._handle:
+            self._free(self._handle)
+            self._handle = None
+
+    @staticmethod
+    def _calls() -> tuple[Any, Any]:
+        """ggml_threadpool_new and ggml_threadpool_free of the CPU backend; ValueError where it has none."""
+        pointer = ctypes.c_void_p
+        device = _native("ggml_backend_dev_by_type", pointer, ctypes.c_int)(0)
+        registry = _native("ggml_backend_dev_backend_reg", pointer, pointer)(device)
+        address = _native("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p)
+        new, free = address(registry, b"ggml_threadpool_new"), address(registry, b"ggml_threadpool_free")
+        if not new or not free:
+            raise ValueError
+        return ctypes.CFUNCTYPE(pointer, pointer)(new), ctypes.CFUNCTYPE(None, pointer)(free)
+
+
+def _native(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of llama.cpp's libraries that the bindings leave out; AttributeError where it is not exported."""
+    function = lib._lib[name]
+    function.restype, function.argtypes = result, arguments
+    return function
 
 
 def quantize(

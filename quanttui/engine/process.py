@@ -17,18 +17,18 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import psutil
 
 import quanttui
-from quanttui import events as e
 from quanttui.engine import protocol
 from quanttui.errors import UserError
 from quanttui.format import clean
 
 STOP_SECONDS = 1.0
-"""How long a stopped engine may take to come to rest before it is killed: the abort callback works on CPU graphs only."""
+"""How long a stopped engine may take to come to rest before it is killed: only CPU graphs heed the abort callback."""
 
 STALL_SECONDS = 60.0
 """An engine that neither answers nor uses the CPU or a disk for this long hangs."""
@@ -37,6 +37,9 @@ LAST_LINES = 12
 """How much of its stderr is kept with a failure."""
 
 _WATCH = 5.0
+
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "PYTHONSAFEPATH": "1"}
+"""An aborting llama.cpp starts no debugger, and no module of the working directory stands in for one of ours."""
 
 
 class EngineFailure(Exception):
@@ -75,12 +78,16 @@ class Engine:
 
     Args:
         stall: seconds without an answer and without CPU time or I/O after which it counts as hung.
+        begins: where in its stderr file this engine's lines begin, in bytes.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], stderr: Path, stall: float = STALL_SECONDS) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], stderr: Path, stall: float = STALL_SECONDS, begins: int = 0
+    ) -> None:
         self.pid = process.pid
         self._process = process
         self._stderr = stderr
+        self._begins = begins
         self._stall = stall
         self._number = 0
         self._interrupted = threading.Event()
@@ -105,22 +112,26 @@ class Engine:
         path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
         try:
             with open(stderr, "ab") as file:
+                begins = file.tell()
                 process = subprocess.Popen(
                     [sys.executable, "-m", "quanttui.engine.child"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=file,
                     start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": path},
+                    env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
                 )
         except OSError as error:
             raise UserError(f"{error.filename or stderr}: cannot start an engine ({error.strerror})") from None
-        engine = cls(process, stderr, stall)
-        engine._send(protocol.Hello(origin_ns=origin_ns))
+        engine = cls(process, stderr, stall, begins)
+        engine._send(0, protocol.Hello(origin_ns=origin_ns))
         return engine
 
     def ask(self, request: protocol.Request, patience: float = 600.0) -> Iterator[protocol.Answer]:
         """Have one request met: yields its answers as they come, and returns when it is done.
+
+        The request goes out with the first answer that is asked for. Who stops listening before the end kills the
+        engine: its answers could not be told from the next request's.
 
         Args:
             patience: the longest time without any answer, in seconds.
@@ -129,29 +140,34 @@ class Engine:
             Refused, EngineDied, Hung: it came to nothing.
             Interrupted: it was given up on request.
         """
-        if self._interrupted.is_set():
-            raise Interrupted
         with self._lock:
+            if self._interrupted.is_set():
+                raise Interrupted
+            self._number += 1
             self._pending = True
-        self._send(request)
+        self._send(self._number, request)
+        done = False
         try:
             while True:
                 answer = self._wait(patience)
+                done = isinstance(answer, (protocol.Answered, protocol.Refusal))
                 if isinstance(answer, protocol.Answered):
                     return
                 if isinstance(answer, protocol.Refusal):
                     if self._interrupted.is_set():
                         raise Interrupted
-                    raise Refused(answer.outcome, answer.error, stderr=self._last_lines())
+                    raise Refused(answer.outcome, answer.error)
                 yield answer
         finally:
             with self._lock:
                 self._pending = False
+            if not done:
+                self._process.kill()
 
     def interrupt(self) -> None:
         """Give up what is asked now, and all that would be asked later: within STOP_SECONDS, by a kill if need be."""
-        self._interrupted.set()
         with self._lock:
+            self._interrupted.set()
             number, pending = self._number, self._pending
         if not pending:
             return
@@ -181,26 +197,23 @@ class Engine:
         self.close()
 
     @property
-    def _stdin(self) -> protocol.BinaryIO:
+    def _stdin(self) -> IO[bytes]:
         assert self._process.stdin is not None
-        return self._process.stdin  # type: ignore[return-value]
+        return self._process.stdin
 
-    def _send(self, request: protocol.Request) -> None:
-        """A request that cannot be delivered is no error here: the engine's death is told by `_wait`.
-
-        Hello is answered too, and its answer must not be taken for another's.
-        """
-        self._number += 1
+    def _send(self, number: int, request: protocol.Request) -> None:
+        """A request that cannot be delivered is no error here: the engine's death is told by `_wait`."""
         with suppress(OSError, ValueError):
-            protocol.write(self._stdin, protocol.Envelope(self._number, request))
+            protocol.write(self._stdin, protocol.Envelope(number, request))
 
     def _read(self) -> None:
+        """Queue the answers as they come, None after the last. The one to Hello must not be taken for another's."""
         stream = self._process.stdout
         assert stream is not None
         greeted = False
         while True:
             try:
-                answer = protocol.read_answer(stream)  # type: ignore[arg-type]
+                answer = protocol.read_answer(stream)
             except (msgspec.DecodeError, OSError, ValueError):
                 answer = None
             if not greeted and isinstance(answer, protocol.Answered):
@@ -231,12 +244,15 @@ class Engine:
             return answer
 
     def _activity(self) -> tuple[float, ...]:
+        """What moves while an engine works: its CPU time and, where the system tells, the bytes it reads and writes."""
+        moves: tuple[float, ...] = ()
         with suppress(psutil.Error, OSError, AttributeError):
             process = psutil.Process(self.pid)
             cpu = process.cpu_times()
+            moves = (cpu.user, cpu.system)
             disk = process.io_counters()
-            return (cpu.user, cpu.system, disk.read_bytes, disk.write_bytes)
-        return ()
+            moves = (*moves, disk.read_bytes, disk.write_bytes)
+        return moves
 
     def _kill_if_pending(self, number: int) -> None:
         with self._lock:
@@ -267,7 +283,7 @@ class Engine:
     def _last_lines(self) -> tuple[str, ...]:
         try:
             with open(self._stderr, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
+                file.seek(max(self._begins, os.fstat(file.fileno()).st_size - 16384))
                 text = file.read().decode("utf-8", "replace")
         except OSError:
             return ()
@@ -284,6 +300,8 @@ def _signalled(number: int, lines: tuple[str, ...]) -> str:
         return f"aborted inside llama.cpp{_said(lines)}"
     if name == "SIGBUS":
         return "killed by SIGBUS: the model file changed or became unreadable while it was mapped"
+    if name == "SIGILL":
+        return "killed by SIGILL: this llama.cpp was built for another CPU: install llama-cpp-python from source"
     return f"the engine was killed by signal {number} ({name})"
 
 
@@ -295,8 +313,28 @@ def _said(lines: tuple[str, ...]) -> str:
 
 
 def _oom_kills() -> int:
-    """How many processes the kernel killed for want of memory since boot, cgroups' kills included; 0 where unknown."""
-    with suppress(OSError, ValueError), open("/proc/vmstat") as file:
+    """How many processes the kernel killed for want of memory, here and in our cgroup: only its growth means anything.
+
+    0 where nothing tells.
+    """
+    return sum(map(_count_of_kills, ("/proc/vmstat", *_cgroup_files())))
+
+
+def _cgroup_files() -> tuple[str, ...]:
+    """Where our memory cgroup counts its kills: version 1 and 2, named from the root or from inside a container."""
+    files = []
+    with suppress(OSError), open("/proc/self/cgroup") as cgroups:
+        for line in cgroups:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if "memory" in controllers.split(","):
+                files += [f"/sys/fs/cgroup/memory{path}/memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"]
+            elif not controllers:
+                files += [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
+    return tuple(dict.fromkeys(files))
+
+
+def _count_of_kills(path: str) -> int:
+    with suppress(OSError, ValueError), open(path) as file:
         for line in file:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])

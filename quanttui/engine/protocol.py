@@ -8,7 +8,7 @@ meant for. Knows neither llama.cpp nor how a process is started.
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO, Union
+from typing import IO, Union
 
 import msgspec
 
@@ -143,7 +143,7 @@ _envelopes = msgspec.msgpack.Decoder(Envelope)
 _answers = msgspec.msgpack.Decoder(_Wire)
 
 
-def write(stream: BinaryIO, message: Envelope | Answer) -> None:
+def write(stream: IO[bytes], message: Envelope | Answer) -> None:
     """Put one framed message on the stream, and flush.
 
     Raises:
@@ -154,7 +154,7 @@ def write(stream: BinaryIO, message: Envelope | Answer) -> None:
     stream.flush()
 
 
-def _frame(stream: BinaryIO) -> bytes | None:
+def _frame(stream: IO[bytes]) -> bytes | None:
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         return None
@@ -163,7 +163,7 @@ def _frame(stream: BinaryIO) -> bytes | None:
     return body if len(body) == length else None
 
 
-def read_envelope(stream: BinaryIO) -> Envelope | None:
+def read_envelope(stream: IO[bytes]) -> Envelope | None:
     """The next request, or None when the stream ended.
 
     Raises:
@@ -173,7 +173,7 @@ def read_envelope(stream: BinaryIO) -> Envelope | None:
     return None if frame is None else _envelopes.decode(frame)
 
 
-def read_answer(stream: BinaryIO) -> Answer | None:
+def read_answer(stream: IO[bytes]) -> Answer | None:
     """The next answer, or None when the stream ended, be it amid a message.
 
     Raises:

@@ -119,10 +119,16 @@ class Engine:
     def _bandwidth(self, request: protocol.Bandwidth) -> Iterator[protocol.Answer]:
         script = self._script(request.arm)
         self._fail(script, "bandwidth")
-        how, why = ("absent", "the script gives none") if script.gb_s is None else ("measured", "")
-        repeats = () if script.gb_s is None else (script.gb_s,)
+        if script.gb_s is None:
+            yield e.Ceiling(arm=request.arm, how="absent", why="the script gives none")
+            return
         yield e.Ceiling(
-            arm=request.arm, how=how, gb_s=script.gb_s, repeats=repeats, threads=request.threads, over="a script", why=why
+            arm=request.arm,
+            how="measured",
+            gb_s=script.gb_s,
+            repeats=(script.gb_s,),
+            threads=request.threads,
+            over="a script",
         )
 
     def _load(self, request: protocol.Load) -> Iterator[protocol.Answer]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -55,11 +55,24 @@ def _file(path: Path, name: str) -> Text:
     return Text(path.resolve(), hashlib.sha256(data).hexdigest(), clean(name))
 
 
-def wikitext(kept: Path) -> Text:
-    """WikiText-2's test part, byte for byte, from the file `kept` or through the `datasets` library into it."""
+def rows() -> Iterable[str]:
+    """WikiText-2's test part as the `datasets` library has it. Raises whatever its transport raises."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    found: Iterable[str] = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
+    return found
+
+
+def wikitext(kept: Path, fetch: Callable[[], Iterable[str]] = rows) -> Text:
+    """WikiText-2's test part, byte for byte, from the file `kept`, or fetched into it.
+
+    Raises:
+        UserError: it cannot be fetched or kept, or is not the canonical text.
+    """
     if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() == WIKITEXT_SHA256:
         return Text(kept, WIKITEXT_SHA256, "WikiText-2 test")
-    data = rebuilt(_rows())
+    data = _fetched(fetch)
     found = hashlib.sha256(data).hexdigest()
     if found != WIKITEXT_SHA256:
         raise UserError(
@@ -78,15 +91,11 @@ def rebuilt(rows: Iterable[str]) -> bytes:
     return "".join(row if row else " \n" for row in rows).encode()
 
 
-def _rows() -> Iterable[str]:
+def _fetched(fetch: Callable[[], Iterable[str]]) -> bytes:
     try:
-        import datasets
-
-        datasets.disable_progress_bars()
-        found: Iterable[str] = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
-        return found
-    except Exception as error:  # the library raises whatever its transport does
-        line = clean(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 120)
+        return rebuilt(fetch())
+    except Exception as error:
+        line = clean(next(iter(str(error).split("\n")), ""), 120) or type(error).__name__
         raise UserError(
             f"--text {WIKITEXT}: cannot be fetched ({line}): give the text as a file with --text FILE, "
             "or leave perplexity out with --tasks speed"
@@ -96,6 +105,10 @@ def _rows() -> Iterable[str]:
 def _keep(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

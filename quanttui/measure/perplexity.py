@@ -130,14 +130,14 @@ def score(
         ns += clock.read() - start
         counters = meter.since(before)
         _score_piece(context, frame, original, begin, piece.shape[1], rows)
+    if not np.isfinite(rows).all():
+        raise UserError(f"{unit.id}: the logits are no numbers: the file or this llama.cpp build is broken")
     for position, row in enumerate(rows):
         yield _told(unit, unit.index + position, chunks, row, raw, started, ns // unit.count)
     yield UnitDone(unit=unit, at=started, tokens=unit.count * size, ns=ns, counters=counters)
 
 
-def _score_piece(
-    context: Context, frame: Frame, original: TokenArray, begin: int, width: int, rows: Rows
-) -> None:
+def _score_piece(context: Context, frame: Frame, original: TokenArray, begin: int, width: int, rows: Rows) -> None:
     """Score the positions of one decoded piece that count, into `rows`."""
     low, high = max(begin, frame.first), min(begin + width, frame.context - 1)
     if low >= high:

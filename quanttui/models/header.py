@@ -34,7 +34,7 @@ ARRAY_LIMIT = 4096
 """Longer arrays of numbers are skipped; per-layer ones have some hundreds of entries at most."""
 NAME_LIMIT = 65535
 """Bytes of a key; the format's own limit."""
-STRINGS_LIMIT = 1 << 24
+STRINGS_LIMIT = 1 << 22
 """Strings in one array; the largest vocabularies have 2^19 entries."""
 TENSOR_LIMIT = 1 << 17
 """Tensors and keys of one file; the most seen are some 14,000."""

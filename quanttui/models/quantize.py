@@ -142,7 +142,7 @@ def make(
         return _as_it_is(header, quant)
     key = yield from _key(arm, header, quant, cache, build)
     folder = cache / "quants"
-    target = folder / f"{label.without_quant(source.name)[:60]}-{quant.name}-{key}.gguf"
+    target = folder / f"{label.without_quant(source.name)[:60] or 'model'}-{quant.name}-{key}.gguf"
     _prepare(folder)
     _mark(target)
     try:
@@ -229,7 +229,7 @@ def _make(
     temporary = target.with_name(f".{target.name}.{_me()}.{uuid.uuid4().hex[:8]}.tmp")
     request = Quantize(
         arm=arm.id,
-        source=str(header.path),
+        source=str(header.files[0]),
         target=str(temporary),
         quant=quant.name,
         ftype=quant.ftype,
@@ -240,6 +240,13 @@ def _make(
         yield from engine.ask(request)
         headers.read(temporary)
         _settle(temporary, target)
+    except Exception as error:
+        if quant.needs_imatrix and not arm.imatrix and getattr(error, "outcome", "") == "refused":
+            raise UserError(
+                f"{quant.name} of {clean(header.path.name, 120)} was refused: llama.cpp makes it only with an"
+                " importance matrix; give one with --imatrix FILE"
+            ) from error
+        raise
     finally:
         for leftover in (temporary, Path(request.partial)):
             leftover.unlink(missing_ok=True)

@@ -5,12 +5,15 @@ Owns the meaning of a MODEL argument and the names of arms. Reads headers; runs 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from quanttui import quants
 from quanttui.errors import UserError
@@ -28,7 +31,7 @@ _NOT_YET = {
     "ollama": "Ollama models",
     "ghost": "random-weight models",
 }
-_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_LATER_PART = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})(?P<rest>-of-\d{5}\.gguf)$", re.IGNORECASE)
 _NO_MODEL = frozenset({"mmproj", "imatrix", "adapter", "vocab"})
 
 
@@ -72,8 +75,9 @@ def resolve(
     whole = [each for each in found if each.header is not None]
     if not whole:
         raise UserError(found[0].error)
-    if imatrix and not Path(imatrix).is_file():
+    if imatrix and not os.path.isfile(imatrix):
         raise UserError(f"--imatrix {clean(imatrix, 200)}: there is no such file")
+    imatrix = os.path.abspath(imatrix) if imatrix else ""
     _one_model(whole, models)
     if quants_spec is None:
         planned = [_as_file(each) for each in found]
@@ -87,7 +91,7 @@ def _found(models: Sequence[str]) -> list[Found]:
     """Every GGUF that the arguments name, each once, in their order."""
     if not models:
         raise UserError("name a MODEL: a GGUF file, several, or a folder of them")
-    files: dict[Path, bool] = {}
+    files: dict[str, tuple[Path, bool]] = {}
     for argument in models:
         prefix = argument.partition(":")[0].lower()
         if prefix in _NOT_YET and not os.path.exists(argument):
@@ -95,11 +99,11 @@ def _found(models: Sequence[str]) -> list[Found]:
                 f"{clean(argument, 120)}: {_NOT_YET[prefix]} are not available in this version yet;"
                 " give a GGUF file or a folder of them"
             )
-        path = Path(argument)
+        path = Path(os.path.abspath(argument))
         for file in _files_of(path):
-            files.setdefault(file, path.is_dir())
-    found = [_read(path) for path in files]
-    kept = [each for each, loose in zip(found, files.values(), strict=True) if not (loose and _is_no_model(each))]
+            files.setdefault(os.path.realpath(file), (file, path.is_dir()))
+    found = [(_read(path), loose) for path, loose in files.values()]
+    kept = [each for each, loose in found if not (loose and _is_no_model(each))]
     if not kept:
         raise UserError(f"{clean(models[0], 200)} holds no model: only projectors, adapters or importance matrices")
     return kept
@@ -108,32 +112,36 @@ def _found(models: Sequence[str]) -> list[Found]:
 def _files_of(path: Path) -> list[Path]:
     """The path itself, or the GGUFs in and below the folder, of split models the first part only."""
     if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{clean(str(path), 200)}: there is no such file or folder")
         return [path]
     files: list[Path] = []
     for folder, below, names in os.walk(path):
         depth = len(Path(folder).relative_to(path).parts)
         below[:] = sorted(each for each in below if not each.startswith(".") and depth < FOLDER_DEPTH)
-        files += [Path(folder) / each for each in sorted(names) if each.lower().endswith(".gguf")]
-    files = [file for file in files if not file.name.startswith(".")]
-    firsts = [file for file in files if not _LATER_PART.search(file.name)]
-    files = firsts + [file for file in files if _is_orphan(file, firsts)]
+        ggufs = (each for each in sorted(names) if each.lower().endswith(".gguf") and not each.startswith("."))
+        files += [Path(folder) / each for each in ggufs]
+    files = [file for file in files if not _is_spoken_for(file)]
     if not files:
-        raise UserError(f"{clean(str(path), 200)}: there is no GGUF in this folder")
+        denied = "" if os.access(path, os.R_OK | os.X_OK) else " that may be read"
+        raise UserError(f"{clean(str(path), 200)}: there is no GGUF in this folder{denied}")
     return files
 
 
-def _is_orphan(file: Path, firsts: Iterable[Path]) -> bool:
-    """A later part of a split model whose first part is not there, and that has no earlier one to speak for it."""
-    if not _LATER_PART.search(file.name):
+def _is_spoken_for(file: Path) -> bool:
+    """A later part of a split model, of which an earlier part is there to stand for all of it."""
+    match = _LATER_PART.match(file.name)
+    if match is None:
         return False
-    stem, part = re.split(r"-(?=\d{5}-of-\d{5}\.gguf$)", file.name, flags=re.IGNORECASE)
-    number, rest = int(part[:5]), part[5:]
-    return not any(file.with_name(f"{stem}-{earlier:05}{rest}").exists() for earlier in range(1, number))
+    earlier = (f"{match['stem']}-{part:05}{match['rest']}" for part in range(1, int(match["part"])))
+    return any(file.with_name(name).exists() for name in earlier)
 
 
 def _read(path: Path) -> Found:
     try:
-        return Found(path, headers.read(path))
+        header = headers.read(path)
+        headers.shape(header)
+        return Found(path, header)
     except UserError as error:
         return Found(path, None, str(error))
 
@@ -184,13 +192,16 @@ def _names(found: Found) -> set[str]:
 
 
 def _model_name(found: Sequence[Found]) -> str:
-    """The name that most of the files give their model, without a quant's."""
+    """The name that most of the files give their model; without one, what their names say besides the quant."""
     names = Counter(headers.name(each.header) for each in found if each.header is not None)
-    return names.most_common(1)[0][0]
+    name = names.most_common(1)[0][0]
+    from_file = any(name == clean(each.path.stem, 80) for each in found)
+    return (label.without_quant(name) or name) if from_file else name
 
 
 def _as_file(found: Found) -> PlannedArm:
-    return PlannedArm(id="", quant=found.label, file=str(found.path), bytes=found.bytes)
+    first = found.header.files[0] if found.header else found.path
+    return PlannedArm(id="", quant=found.label, file=str(first), bytes=found.bytes)
 
 
 def _wanted(found: Sequence[Found], wanted: Sequence[quants.Quant], imatrix: str) -> list[PlannedArm]:
@@ -225,8 +236,8 @@ def _to_make(source: Header, quant: quants.Quant, imatrix: str) -> PlannedArm:
     return PlannedArm(
         id="",
         quant=quant.name,
-        source=str(source.path),
-        imatrix=imatrix or _own_imatrix(source.path),
+        source=str(source.files[0]),
+        imatrix="" if quant.family == "float" else imatrix or _own_imatrix(source.path),
         bytes=quantize.estimate_bytes(source, quant),
     )
 
@@ -241,15 +252,10 @@ def _own_imatrix(source: Path) -> str:
 
 def _with_ids(arms: Sequence[PlannedArm]) -> tuple[PlannedArm, ...]:
     """The arms with ids made of their quants: Q4_K_M, and Q4_K_M-2 for another one."""
-    seen: Counter[str] = Counter()
-    named: list[PlannedArm] = []
+    named: dict[str, PlannedArm] = {}
     for arm in arms:
         base = re.sub(r"[^A-Za-z0-9_.-]+", "-", arm.quant).strip("-")[:40] or "unknown"
-        seen[base] += 1
-        ident = base if seen[base] == 1 else f"{base}-{seen[base]}"
-        named.append(
-            PlannedArm(
-                id=ident, quant=arm.quant, file=arm.file, source=arm.source, imatrix=arm.imatrix, bytes=arm.bytes
-            )
-        )
-    return tuple(named)
+        candidates = (base if number == 1 else f"{base}-{number}" for number in itertools.count(1))
+        ident = next(each for each in candidates if each not in named)
+        named[ident] = msgspec.structs.replace(arm, id=ident)
+    return tuple(named.values())

@@ -184,13 +184,13 @@ def _say(text: str) -> None:
 
 def _opened(request: Request) -> session.Writer:
     """A new session with its first event in the log."""
-    settings = _settings(request)
     models, quants = request.models, request.quants
     if request.demo:
         from quanttui.models import pocket
 
         models, quants = (str(pocket.MODEL),), quants or DEMO_QUANTS
     name, plan = sources.resolve(models, quants, imatrix=request.imatrix)
+    settings = _settings(request)
     machine = host.host()
     built = build()
     folder = session.create(request.sessions_dir, name, request.session)
@@ -205,7 +205,9 @@ def _opened(request: Request) -> session.Writer:
             plan=plan,
             origin_ns=writer.origin_ns,
             notes=_notes(machine, built),
-            **_who(),
+            wall=time.time(),
+            pid=os.getpid(),
+            pid_started=psutil.Process().create_time(),
         )
     )
     session.write_manifest(folder, session.manifest(writer.state))
@@ -234,15 +236,12 @@ def _resumed(request: Request) -> session.Writer:
             plan=tuple(arm.plan for arm in state.arms.values()),
             origin_ns=writer.origin_ns,
             notes=_notes(machine, built),
-            **_who(),
+            wall=time.time(),
+            pid=os.getpid(),
+            pid_started=psutil.Process().create_time(),
         )
     )
     return writer
-
-
-def _who() -> dict[str, float]:
-    own = psutil.Process()
-    return {"wall": time.time(), "pid": own.pid, "pid_started": own.create_time()}
 
 
 def _settings(request: Request) -> e.Settings:

@@ -20,6 +20,7 @@ import msgspec
 import psutil
 from textual import events
 from textual.app import App
+from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.worker import Worker
@@ -27,17 +28,18 @@ from textual.worker import Worker
 from quanttui import paths, session, transport
 from quanttui import state as fold
 from quanttui.diagnosis import verdicts
+from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.summary import Summary, summarize
+from quanttui.transport import FROZEN, LIVE, REPLAY, Cursor
 from quanttui.tui import feed as log
-from quanttui.tui import glyphs, keys, theming, view
+from quanttui.tui import glyphs, theming, view
 from quanttui.tui.pace import Pace, rates
 from quanttui.tui.panels import Charts
 from quanttui.tui.parts import Own, View
 from quanttui.tui.screens.monitor import DRAWN, NUMBERS, MonitorScreen
 from quanttui.tui.screens.over import Help, Leave
 from quanttui.tui.terminal import driver_class
-from quanttui.transport import FROZEN, LIVE, REPLAY, Cursor
 
 NOTICE = 6.0
 """Seconds that a notice stays in the status line."""
@@ -102,7 +104,7 @@ class Monitor(App[str]):
         still: bool = False,
     ) -> None:
         self._themes, wrong = theming.load(paths.themes())
-        super().__init__(driver_class=driver_class())
+        super().__init__(driver_class=driver_class(self.hung_up))
         self.folder = folder
         self.cursor = _cursor(folder, mode, speed, at, still)
         self.feed = log.Feed(folder)
@@ -119,7 +121,8 @@ class Monitor(App[str]):
         self._selected = ""
         self._summary = Summary("", None, None, (), "", ())
         self._charts = Charts()
-        self._settled = self._over = False
+        self._settled = self._over = self._chasing = False
+        self._sought = True
         self._timer: Timer | None = None
         self._interval = 0.0
         self._ticked = time.monotonic()
@@ -137,7 +140,7 @@ class Monitor(App[str]):
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    def run(self, **options: Any) -> str | None:  # type: ignore[override]
+    def run(self, **options: Any) -> str | None:
         """Show the screen until it is closed. No mouse over SSH: its bytes leak into the shell on a lossy link."""
         options.setdefault("mouse", not self._remote)
         return super().run(**options)
@@ -207,12 +210,14 @@ class Monitor(App[str]):
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
         self.cursor = self.cursor.passed(passed, self._end) if self._settled else self.cursor
-        before = self._settled
         self._settled = self.feed.advance(self.cursor.t)
         if not self._settled:
-            self.set_timer(CATCHING_UP, self._tick)
+            if not self._chasing:
+                self._chasing = True
+                self.set_timer(CATCHING_UP, self._chase)
             return
-        if not before:
+        if self._sought:
+            self._sought = False
             self._pace.hurry()
         if self.feed.error:
             self._say(self.feed.error, "bad", stay=True)
@@ -224,6 +229,10 @@ class Monitor(App[str]):
         due = self._pace.due(now, wanted)
         if due:
             self._paint(due, wanted.words)
+
+    def _chase(self) -> None:
+        self._chasing = False
+        self._tick()
 
     def _waiting(self) -> bool:
         """Whether the terminal has yet to take what was painted before."""
@@ -258,6 +267,11 @@ class Monitor(App[str]):
         return self._settled and self.view is not None
 
     @property
+    def error(self) -> Exception | None:
+        """What ended the app, if something did."""
+        return self._exception
+
+    @property
     def _monitor(self) -> MonitorScreen:
         screen = self.screen_stack[0]
         assert isinstance(screen, MonitorScreen)
@@ -283,19 +297,19 @@ class Monitor(App[str]):
 
     # --- actions (ids of keys.ACTIONS) ------------------------------------------------------------------------------
 
-    def action_toggle(self) -> None:
+    def action_freeze(self) -> None:
         self._go(self.cursor.toggled(self.state.t))
 
-    def action_back(self) -> None:
+    def action_earlier(self) -> None:
         self._move(-transport.STEP)
 
-    def action_forward(self) -> None:
+    def action_later(self) -> None:
         self._move(transport.STEP)
 
-    def action_start(self) -> None:
+    def action_first(self) -> None:
         self._go(self.cursor.to_start())
 
-    def action_end(self) -> None:
+    def action_last(self) -> None:
         self._end = log.end(self.folder)
         self._go(self.cursor.to_end(self._end))
 
@@ -306,21 +320,28 @@ class Monitor(App[str]):
     def _go(self, cursor: Cursor) -> None:
         self.cursor = cursor
         self.feed.seek(cursor.t)
-        self._settled = False
+        self._settled, self._sought = False, True
         self._tick()
 
-    def action_next_row(self) -> None:
+    def action_next_quant(self) -> None:
         self._select(1)
 
-    def action_previous_row(self) -> None:
+    def action_previous_quant(self) -> None:
         self._select(-1)
 
     def _select(self, by: int) -> None:
         names = list(self.state.arms)
         if names:
             here = self._selected if self._selected in names else self.state.arm
-            self._selected = names[(names.index(here) + by) % len(names)] if here in names else names[0]
-            self.repaint()
+            self.select(names[(names.index(here) + by) % len(names)] if here in names else names[0])
+
+    def on_monitor_screen_picked(self, event: MonitorScreen.Picked) -> None:
+        self.select(event.arm)
+
+    def select(self, arm: str) -> None:
+        """Have the verdicts on this quant spelled out."""
+        self._selected = arm
+        self.repaint()
 
     def action_theme(self) -> None:
         names = sorted(self._themes)
@@ -470,13 +491,18 @@ def snapshot(
     Raises:
         UserError: no session, no such moment.
     """
-    return asyncio.run(_snapshot(Monitor(folder, theme=theme, glyphs=glyphs, at=at, still=True), size))
+    app = Monitor(folder, theme=theme, glyphs=glyphs, at=at, still=True)
+    found: list[tuple[str, str, str]] = []
 
-
-async def _snapshot(app: Monitor, size: tuple[int, int]) -> tuple[str, str, str]:
-    async with app.run_test(size=size) as pilot:
+    async def take(pilot: Pilot[str]) -> None:
         while not app.settled:
             await pilot.pause(CATCHING_UP)
         app.repaint()
         await pilot.pause()
-        return taken(app)
+        found.append(taken(app))
+        app.exit(QUIT)
+
+    app.run(headless=True, size=size, auto_pilot=take)
+    if not found:
+        raise UserError(f"{folder}: no snapshot could be taken: {clean(str(app.error))}")
+    return found[0]

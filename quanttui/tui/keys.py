@@ -8,8 +8,8 @@ import msgspec
 class Action(msgspec.Struct, frozen=True):
     """`id` is the app's action, `keys` Textual's names of the keys, `shown` how they are written.
 
-    `brief` is the footer's word, `words` the help's sentence ("" where another action's tells of it). Lower `priority` stays longer in a narrow footer;
-    0 is never shown there.
+    `brief` is the footer's word, `words` the help's sentence ("" where another action's tells of it). Lower
+    `priority` stays longer in a narrow footer; 0 is never shown there.
     """
 
     id: str
@@ -21,17 +21,29 @@ class Action(msgspec.Struct, frozen=True):
 
 
 ACTIONS = (
-    Action("toggle", ("space",), "space", "freeze", "freeze the screen while the collection goes on; again: live. In a replay: pause", 3),
-    Action("back", ("left",), "←→", "5 s", "5 s back or forward in time", 4),
-    Action("forward", ("right",), "→", "", "", 0),
-    Action("start", ("home",), "home", "", "the first event of the session", 0),
-    Action("end", ("end",), "end", "", "the newest event: live again", 0),
-    Action("next_row", ("tab", "j", "down"), "tab", "quant", "select the next quant, shift+tab the one before (also j k and the arrows)", 5),
-    Action("previous_row", ("shift+tab", "k", "up"), "k", "", "", 0),
-    Action("snapshot", ("s",), "s", "snapshot", "write this screen as SVG, text and JSON into the session's snapshots/", 6),
+    Action(
+        "freeze", ("space",), "space", "freeze",
+        "freeze the screen while the collection goes on; again: live. In a replay: pause", 3,
+    ),
+    Action("earlier", ("left",), "←→", "5 s", "5 s back or forward in time", 4),
+    Action("later", ("right",), "→", "", "", 0),
+    Action("first", ("home",), "home", "", "the first event of the session", 0),
+    Action("last", ("end",), "end", "", "the newest event: live again", 0),
+    Action(
+        "next_quant", ("tab", "j", "down"), "tab", "quant",
+        "select the next quant, shift+tab the one before (also j k and the arrows)", 5,
+    ),
+    Action("previous_quant", ("shift+tab", "k", "up"), "k", "", "", 0),
+    Action(
+        "snapshot", ("s",), "s", "snapshot",
+        "write this screen as SVG, text and JSON into the session's snapshots/", 6,
+    ),
     Action("theme", ("t",), "t", "theme", "the next theme", 7),
     Action("help", ("question_mark",), "?", "help", "all keys, and what the marks mean", 2),
-    Action("leave", ("q", "ctrl+c", "ctrl+z", "ctrl+q"), "q", "quit", "quit; while a sweep of this screen runs it asks first", 1),
+    Action(
+        "leave", ("q", "ctrl+c", "ctrl+z", "ctrl+q"), "q", "quit",
+        "quit; while a sweep of this screen runs it asks first", 1,
+    ),
 )  # fmt: skip
 """Every action, in the footer's order."""
 

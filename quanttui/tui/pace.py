@@ -43,7 +43,7 @@ class Pace:
         self._quiet = False
 
     def due(self, now: float, rates: Rates) -> str:
-        """"whole", "few", "numbers", or "" for nothing; leaving the quiet is always a whole frame."""
+        """ "whole", "few", "numbers", or "" for nothing; leaving the quiet is always a whole frame."""
         left, self._quiet = self._quiet and not rates.few, rates.few
         if left or now - self._whole >= rates.whole - SLACK:
             self._whole = self._numbers = now

@@ -329,7 +329,8 @@ def bus(at: Now) -> tuple[Metric, Panel]:
             value, how = f"{significant(achieved)} GB/s", f"no ceiling: {clean(held.why)}"
             said = said or how
     metric = Metric("bus", value, "bus", said, level, trace=trace)
-    card, lines = gpu(at), []
+    card = gpu(at)
+    lines: list[tuple[Line, Line]] = []
     lines.append(((("bus ", "dim"), (value, "bus")), ((how, "dim"),)))
     lines.append(_gpu_line(card))
     high = f"0–{_bound(trace.high)} %" if trace else ""
@@ -447,9 +448,8 @@ def swap(at: Now) -> tuple[Metric, Panel]:
     verdict = at.flags.get("swap")
     said, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("", "dim")
     again = reread(at)
-    rates = "  ".join(
-        f"{name} {_rate(state, key)}" for name, key in (("in", "swap.in/s"), ("out", "swap.out/s"))
-    )
+    head: Line
+    rates = "  ".join(f"{name} {_rate(state, key)}" for name, key in (("in", "swap.in/s"), ("out", "swap.out/s")))
     if total is None and used is None:
         why = clean(state.lost.get("swap", "no reading yet"))
         value, head = "none", ((f"none: {why}", "text"),)
@@ -462,7 +462,7 @@ def swap(at: Now) -> tuple[Metric, Panel]:
         of = f" of {size(total)}" if total else ""
         head = ((value, "swap"), (of, "dim"), (f"  {rates}", "text"))
         metric = Metric("swap", value, "swap", said or rates, level, trace=at.charts.swap)
-    second: Line = (("reread ", "dim"), (again.why and f"none: {again.why}" or again.value, "swap"))
+    second: Line = (("reread ", "dim"), (f"none: {again.why}" if again.why else again.value, "swap"))
     trace = at.charts.swap
     top = verdict or at.flags.get("reread")
     panel = Panel(
@@ -594,5 +594,3 @@ def _waiting(at: Now, phase: str) -> str:
     if at.mine is not None and at.mine.outcome not in ("ok", "running", "planned"):
         return clean(f"none: {at.mine.outcome}: {at.mine.error}" if at.mine.error else f"none: {at.mine.outcome}")
     return "not yet" if not at.running(phase) else "its first figures are under way"
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import IO, Any
 
 from textual.driver import Driver
@@ -68,8 +69,12 @@ class Outlet(threading.Thread):
             self.join(patience)
 
 
-def driver_class() -> type[Driver] | None:
-    """The driver with an outlet of ours, None where the platform has one of its own (Windows)."""
+def driver_class(hung_up: Callable[[], None]) -> type[Driver] | None:
+    """The driver with an outlet of ours, None where the platform has one of its own (Windows).
+
+    Args:
+        hung_up: called in the event loop when the terminal can no longer be read.
+    """
     if sys.platform == "win32":
         return None
     from textual.drivers.linux_driver import LinuxDriver
@@ -79,6 +84,7 @@ def driver_class() -> type[Driver] | None:
 
         def __init__(self, app: Any, **options: Any) -> None:
             super().__init__(app, **options)
+            assert self._file is not None
             self.outlet = Outlet(self._file)
             self.outlet.start()
 
@@ -95,6 +101,6 @@ def driver_class() -> type[Driver] | None:
                 self.run_input_thread()
             except OSError:
                 self.outlet.gone = True
-                self._app.call_later(self._app.hung_up)
+                self._app.call_later(hung_up)
 
     return Terminal

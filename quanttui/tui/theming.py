@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from rich.style import Style
 from textual.color import Color, ColorParseError
+from textual.theme import BUILTIN_THEMES
 from textual.theme import Theme as TextualTheme
 
 from quanttui.format import clean
@@ -75,8 +76,9 @@ class Theme(msgspec.Struct, frozen=True):
             bold = True if role in BOLD else None
             faint = True if self.ansi and role in ("dim", "ghost", "border") else None
             styles[role] = Style(color=color.rich_color, bgcolor=ground, bold=bold, dim=faint)
-            # The terminal's own colours have no background that is sure to be seen beside any other: reversed is.
-            styles[f"{role}+"] = Style(color=color.rich_color, bgcolor=None if self.ansi else picked, bold=bold, reverse=self.ansi)
+            # No background is sure to be seen beside the terminal's own colours; a reversed row is.
+            chosen_row = Style(reverse=True, bold=bold) if self.ansi else Style(bgcolor=picked, bold=bold)
+            styles[f"{role}+"] = chosen_row if self.ansi else chosen_row + Style(color=color.rich_color)
         if self.ansi:
             styles["+"] = Style(reverse=True)
         return styles
@@ -84,6 +86,7 @@ class Theme(msgspec.Struct, frozen=True):
     def textual(self) -> TextualTheme:
         """The theme for Textual itself: what is behind our own sheets."""
         chosen = COLOURS | self.colours
+        stock = BUILTIN_THEMES["ansi-dark" if self.dark else "ansi-light"].variables if self.ansi else {}
         return TextualTheme(
             name=self.name,
             primary=chosen["accent"],
@@ -98,7 +101,7 @@ class Theme(msgspec.Struct, frozen=True):
             panel=chosen["surface"],
             dark=self.dark,
             ansi=self.ansi,
-            variables={f"qt-{role}": text for role, text in chosen.items()},
+            variables=stock | {f"qt-{role}": text for role, text in chosen.items()},
         )
 
 

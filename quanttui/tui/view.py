@@ -173,8 +173,9 @@ def _mark(one: ArmSummary) -> Mark:
 
 
 def _lane(state: State) -> tuple[Stretch, ...]:
+    now, t = state.span, state.t
     return tuple(
-        Stretch(clean(span.arm, 24), span.phase, span.start, state.t if span.end is None else span.end, span is state.span)
+        Stretch(clean(span.arm, 24), span.phase, span.start, t if span.end is None else span.end, span is now)
         for span in state.spans
     )
 
@@ -190,7 +191,8 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
         "decode": "speed" in settings.tasks and settings.decode > 0 and settings.repetitions > 0,
         "perplexity": "ppl" in settings.tasks and settings.chunks != 0,
     }
-    ended = {s.phase for s in at.state.spans if (s.arm, s.attempt) == (at.arm.id, at.attempt.number) and s.end is not None}
+    here = at.arm.id, at.attempt.number
+    ended = {span.phase for span in at.state.spans if (span.arm, span.attempt) == here and span.end is not None}
     steps = []
     for phase, is_wanted in wanted.items():
         if is_wanted:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from rich.style import Style
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.geometry import NULL_OFFSET, NULL_SPACING, Region, Size
 from textual.layout import ArrangeResult, Layout, WidgetPlacement
+from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -66,6 +68,13 @@ class Places(Layout):
 class MonitorScreen(Screen[None], inherit_bindings=False):
     """All sheets of the monitor."""
 
+    class Picked(Message):
+        """A quant was clicked."""
+
+        def __init__(self, arm: str) -> None:
+            super().__init__()
+            self.arm = arm
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(",".join(action.keys), f"app.{action.id}", action.brief, show=False, id=action.id)
         for action in keys.ACTIONS
@@ -77,6 +86,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         self._places = Places()
         self._sheets: dict[str, Sheet] = {}
         self._palette: Mapping[str, Style] = {}
+        self._view: View | None = None
 
     @property
     def layout(self) -> Layout:
@@ -89,6 +99,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
 
     def show(self, view: View, only: Iterable[str] = DRAWN) -> None:
         """Give a view to the sheets that are on the screen."""
+        self._view = view
         if self._places.quants != view.total and view.total:
             self._places.quants = view.total
             self.refresh(layout=True)
@@ -102,6 +113,15 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         self._palette = palette
         for sheet in self._sheets.values():
             sheet.dress(palette)
+
+    def on_click(self, event: events.Click) -> None:
+        """Select the quant whose row was clicked."""
+        sheet = event.widget
+        if isinstance(sheet, Sheet) and sheet.id in ("table", "bare") and self._view is not None:
+            frame = sheet.id == "table"
+            arm = table.row_at(self._view, event.y - frame, sheet.extent[1] - 2 * frame)
+            if arm:
+                self.post_message(self.Picked(arm))
 
     def chart_columns(self) -> int:
         """Columns of dots that a chart of this screen has."""

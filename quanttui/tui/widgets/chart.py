@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from quanttui.tui.glyphs import Glyphs, Raster
+from quanttui.tui.parts import Line, Span
 from quanttui.tui.trace import Trace
-from quanttui.tui.widgets.sheet import Line, Span
 
 Values = Sequence["float | None"]
 
@@ -96,4 +96,3 @@ def _dots(values: Values, low: float, high: float, rows: int, raster: Raster) ->
         level = _level(value, low, high, rows) if column % (2 * raster.across) == 0 else None
         masks.append(0 if level is None else 1 << level)
     return masks
-

@@ -61,7 +61,7 @@ def _bare(one: Metric, width: int, glyphs: Glyphs) -> Line:
     note = glyphs.text(one.note)
     if not note or room < 4:
         return crop(left, width)
-    return sides(left, [(pad(note, room).rstrip() if width_of(note) > room else note, one.level), (" ", "")], width, glyphs)
+    return sides(left, [*cut(((note, one.level),), room, glyphs), (" ", "")], width, glyphs)
 
 
 def headline(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:

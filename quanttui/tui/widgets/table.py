@@ -40,7 +40,8 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     keys, widths = fitted(view, width, glyphs)
     narrow = width < 100
     titles = {key: SHORT.get(key, COLUMNS[key]) if narrow else COLUMNS[key] for key in keys}
-    lines = [crop(tuple((pad(glyphs.text(titles[key]), widths[key], key not in LEFT) + "  ", "dim") for key in keys), width)]
+    heading = [(pad(glyphs.text(titles[key]), widths[key], key not in LEFT) + "  ", "dim") for key in keys]
+    lines = [crop(heading, width)]
     first, last = window(view.rows, view.selected, height - 1)
     for row in view.rows[first:last]:
         lines.append(_line(row, keys, widths, width, glyphs, row.id == view.selected))
@@ -49,6 +50,12 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         more = glyphs.text(f"  {len(hidden)} more: {' '.join(hidden)}")
         lines.append(crop(((pad(more, width), "dim"),), width))
     return [*lines, *[crop((), width)] * max(0, height - len(lines))][:height]
+
+
+def row_at(view: View, y: int, height: int) -> str:
+    """The quant in line `y` of a table `height` lines high, its heading line 0; "" where there is none."""
+    first, last = window(view.rows, view.selected, height - 1)
+    return view.rows[first + y - 1].id if 1 <= y <= last - first else ""
 
 
 def window(rows: Sequence[Row], selected: str, height: int) -> tuple[int, int]:
