@@ -17,7 +17,7 @@ import msgspec
 SCHEMA = 1
 
 OUTCOMES = ("ok", "failed", "oom", "crashed", "refused", "timeout", "skipped", "interrupted")
-PHASES = ("quantize", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool")
+PHASES = ("quantize", "hash", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool")
 
 READINGS: dict[str, str] = {
     "mem.total": "bytes of memory that this sweep may use: the container's limit if there is one, else the machine's",

@@ -1,4 +1,4 @@
-"""measure.perplexity: the scoring against exact arithmetic, and the order of a group's decoding on a scripted context."""
+"""measure.perplexity: scoring against exact arithmetic, and how a group is decoded, on a context that keeps count."""
 
 from __future__ import annotations
 

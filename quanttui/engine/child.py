@@ -235,9 +235,11 @@ class Engine:
     def _score(self, request: protocol.Score) -> None:
         from quanttui.measure import perplexity
 
-        settings = self._settings
+        settings, unit = self._settings, request.unit
         tokens = self._tokens(request.text, settings.context)
         group = perplexity.group(settings.context, settings.batch)
+        if unit.count > group or (unit.index + unit.count) * settings.context > len(tokens):
+            raise UserError(f"{unit.id}: {clean(request.text)} has no such chunks with this context and batch")
         test = ("perplexity", settings.context, group)
         if self._context is None or self._test != test:
             n_ctx = group * settings.context
@@ -256,7 +258,7 @@ class Engine:
                 self._context,
                 frame,
                 tokens,
-                request.unit,
+                unit,
                 request.chunks,
                 raw,
                 self._clock,

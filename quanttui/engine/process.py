@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -79,10 +79,16 @@ class Engine:
     Args:
         stall: seconds without an answer and without CPU time or I/O after which it counts as hung.
         begins: where in its stderr file this engine's lines begin, in bytes.
+        kills: counts what the kernel killed for want of memory so far.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], stderr: Path, stall: float = STALL_SECONDS, begins: int = 0
+        self,
+        process: subprocess.Popen[bytes],
+        stderr: Path,
+        stall: float = STALL_SECONDS,
+        begins: int = 0,
+        kills: Callable[[], int] | None = None,
     ) -> None:
         self.pid = process.pid
         self._process = process
@@ -93,13 +99,20 @@ class Engine:
         self._interrupted = threading.Event()
         self._lock = threading.Lock()
         self._pending = False
-        self._kills = _oom_kills()
+        self._count = kills or oom_kills
+        self._kills = self._count()
         self._answers: queue.Queue[protocol.Answer | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, name=f"engine {self.pid}", daemon=True)
         self._reader.start()
 
     @classmethod
-    def start(cls, stderr: Path, origin_ns: int, stall: float = STALL_SECONDS) -> Engine:
+    def start(
+        cls,
+        stderr: Path,
+        origin_ns: int,
+        stall: float = STALL_SECONDS,
+        kills: Callable[[], int] | None = None,
+    ) -> Engine:
         """A new engine process whose stdout and stderr go to the file `stderr`.
 
         Args:
@@ -123,7 +136,7 @@ class Engine:
                 )
         except OSError as error:
             raise UserError(f"{error.filename or stderr}: cannot start an engine ({error.strerror})") from None
-        engine = cls(process, stderr, stall, begins)
+        engine = cls(process, stderr, stall, begins, kills)
         engine._send(0, protocol.Hello(origin_ns=origin_ns))
         return engine
 
@@ -276,7 +289,7 @@ class Engine:
         if code >= 0:
             raise EngineDied("crashed", f"the engine exited with code {code}{_said(lines)}", None, code, lines)
         number = -code
-        if number == signal.SIGKILL and _oom_kills() > self._kills:
+        if number == signal.SIGKILL and self._count() > self._kills:
             raise EngineDied("oom", "the kernel killed the engine: out of memory", number, None, lines)
         raise EngineDied("crashed", _signalled(number, lines), number, None, lines)
 
@@ -312,7 +325,7 @@ def _said(lines: tuple[str, ...]) -> str:
     return f": {found}" if found else ""
 
 
-def _oom_kills() -> int:
+def oom_kills() -> int:
     """How many processes the kernel killed for want of memory, here and in our cgroup: only its growth means anything.
 
     0 where nothing tells.

@@ -6,6 +6,7 @@ Owns where a text lies and its digest. A text is bytes in a file; what it means 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -60,6 +61,8 @@ def rows() -> Iterable[str]:
     import datasets
 
     datasets.disable_progress_bars()
+    for library in ("datasets", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # its retries would stand before our one line
     found: Iterable[str] = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
     return found
 

@@ -247,7 +247,7 @@ def _resumed(request: Request) -> session.Writer:
 def _settings(request: Request) -> e.Settings:
     """The settings with what only this machine can say filled in: threads, the text's path and digest."""
     settings = request.settings
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = {"text": ""}
     if settings.threads == 0:
         changes["threads"] = host.host().cores
     if "ppl" in settings.tasks and settings.chunks != 0:

@@ -5,7 +5,7 @@ time anything: the engine times itself. What goes wrong with an arm is a fact, a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -277,6 +277,7 @@ class Sweep:
         """The arm's GGUF, made from its source where it is to be made, and recorded as what its tensors are."""
         path = Path(planned.file) if planned.file else self._made(planned, number)
         read = header.read(path)
+        digest = self._digest(planned.id, read.files, number)
         self._append(
             e.ArmStarted(
                 arm=planned.id,
@@ -286,7 +287,7 @@ class Sweep:
                 bits_per_weight=header.bits_per_weight(read),
                 tensor_types=header.tensor_types(read),
                 shape=header.shape(read),
-                sha256=header.sha256(path, self.options.cache),
+                sha256=digest,
                 imatrix=planned.imatrix,
                 label_note=label.label_note(read, planned.quant),
                 attempt=number,
@@ -294,6 +295,18 @@ class Sweep:
         )
         session.write_manifest(self.writer.folder, session.manifest(self.writer.state))
         return path
+
+    def _digest(self, arm: str, files: Sequence[Path], number: int) -> str:
+        """The SHA-256 of the arm's file, one for each part where it is split, comma between. Large ones take a while."""
+        with self._phase(arm, "hash", number):
+            return ",".join(
+                header.sha256(
+                    file,
+                    self.options.cache,
+                    lambda fraction: self._append(e.PhaseProgress(arm=arm, phase="hash", fraction=fraction)),
+                )
+                for file in files
+            )
 
     def _made(self, planned: e.PlannedArm, number: int) -> Path:
         """The quant in the cache, made now if it is not there: an engine is started only then."""
