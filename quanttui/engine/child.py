@@ -13,7 +13,9 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -33,11 +35,17 @@ TELL_NS = 100_000_000
 
 
 class Inbox:
-    """Requests in their order, and the stops that may overtake them."""
+    """Requests in their order, and the stops that may overtake them.
 
-    def __init__(self, stream: IO[bytes], abort: Callable[[], None]) -> None:
+    Args:
+        abort: called when the request under way is stopped.
+        ended: called when the stream ends or makes no sense any more; its thread ends with it.
+    """
+
+    def __init__(self, stream: IO[bytes], abort: Callable[[], None], ended: Callable[[], None]) -> None:
         self._stream = stream
         self._abort = abort
+        self._ended = ended
         self._requests: queue.Queue[protocol.Envelope] = queue.Queue()
         self._lock = threading.Lock()
         self._current = -1
@@ -51,7 +59,8 @@ class Inbox:
             except (msgspec.DecodeError, OSError, ValueError):
                 envelope = None
             if envelope is None:
-                os._exit(0)
+                self._ended()
+                return
             if isinstance(envelope.request, protocol.Stop):
                 with self._lock:
                     self._stopped = max(self._stopped, envelope.number)
@@ -71,6 +80,7 @@ class Inbox:
             return number > self._stopped
 
     def end(self) -> None:
+        """No request is under way: a Stop that comes now came too late."""
         with self._lock:
             self._current = -1
 
@@ -90,12 +100,12 @@ class Engine:
         self._meter = Meter()
         self._clock = Clock()
         self._settings = e.Settings()
+        self._arm = ""
         self._model: llama.Model | None = None
         self._context: llama.Context | None = None
-        self._test: tuple[str, int, int] | None = None
+        self._made_for: tuple[str, int, int] | None = None
         self._series: Series | None = None
         self._text: tuple[str, TokenArray] | None = None
-        self._arm = ""
 
     def meet(self, request: protocol.Request) -> None:
         """Do what is asked, telling events as they come.
@@ -112,8 +122,7 @@ class Engine:
         elif isinstance(request, protocol.Speed):
             self._speed(request.unit)
         elif isinstance(request, protocol.Tokenize):
-            tokens = self._tokens(request.text, request.context)
-            self._tell(protocol.Counted(chunks=len(tokens) // request.context, tokens=len(tokens)))
+            self._count(request)
         elif isinstance(request, protocol.Score):
             self._score(request)
         elif isinstance(request, protocol.Quantize):
@@ -123,6 +132,10 @@ class Engine:
 
             ceiling = bandwidth.measure(request.file, request.threads)
             self._tell(msgspec.structs.replace(ceiling, arm=request.arm))
+
+    def _tell_all(self, events: Iterable[e.Event]) -> None:
+        for event in events:
+            self._tell(event)
 
     def _progress(self, arm: str, phase: str) -> Callable[[float], None]:
         """A callback that tells how far a phase is, now and then."""
@@ -138,47 +151,50 @@ class Engine:
 
     def _load(self, request: protocol.Load) -> None:
         self._forget()
-        self._text = None
         if self._model is not None:
             self._model.close()
-            self._model = None
+            self._model, self._text = None, None
         self._settings, self._arm = request.settings, request.arm
         began = time.monotonic_ns()
-        self._model = self._llama.Model(
-            request.file, request.settings, self.log, self.abort, self._progress(request.arm, "load")
-        )
+        progress = self._progress(request.arm, "load")
+        model = self._llama.Model(request.file, request.settings, self.log, self.abort, progress)
+        self._model = model
         self._tell(
             e.ArmLoaded(
                 arm=request.arm,
                 pid=os.getpid(),
-                gpu_layers=self._model.gpu_layers,
-                layers=self._model.layers,
+                gpu_layers=model.gpu_layers,
+                layers=model.layers,
                 load_ns=time.monotonic_ns() - began,
                 threads=request.settings.threads,
-                buffers=self._model.buffers,
+                buffers=model.buffers,
                 attempt=request.attempt,
             )
         )
         gc.collect()
         gc.freeze()
 
+    def _loaded(self) -> llama.Model:
+        if self._model is None:
+            raise UserError("the engine was asked to measure before it was given a model: load one first")
+        return self._model
+
     def _forget(self) -> None:
-        self._test = self._series = None
+        self._series, self._made_for = None, None
         if self._context is not None:
             self._context.close()
             self._context = None
 
-    def _make_context(self, phase: str, n_ctx: int, n_batch: int, n_seq: int) -> llama.Context:
+    def _make_context(self, made_for: tuple[str, int, int], n_ctx: int, n_seq: int) -> llama.Context:
         """A fresh context; the one before it is freed first, so that the two never lie in memory together."""
+        model = self._loaded()
         self._forget()
-        if self._model is None:
-            raise UserError("the engine was asked to measure before it was given a model")
-        context = self._llama.Context(self._model, self._settings, n_ctx, n_batch, n_seq, self.abort)
-        self._context = context
+        context = self._llama.Context(model, self._settings, n_ctx, n_seq, self.abort)
+        self._context, self._made_for = context, made_for
         self._tell(
             e.ContextMade(
                 arm=self._arm,
-                phase=phase,
+                phase=made_for[0],
                 n_ctx=context.n_ctx,
                 n_batch=context.n_batch,
                 n_ubatch=context.n_ubatch,
@@ -191,98 +207,89 @@ class Engine:
         return context
 
     def _speed(self, unit: e.Unit) -> None:
-        test = (unit.kind, unit.tokens, unit.depth)
-        if self._series is None or self._test != test:
-            self._series = self._begun(unit)
-            self._test = test
-        gc.collect()
-        gc.disable()
-        try:
-            for event in self._series.repetition(unit):
-                self._tell(event)
-        finally:
-            gc.enable()
-
-    def _begun(self, unit: e.Unit) -> Series:
-        """A series of repetitions: a context of just the size, and the warm-up."""
         from quanttui.measure.speed import Series
 
-        n_ctx = unit.tokens + unit.depth
-        n_batch = min(self._settings.batch, n_ctx)
-        context = self._make_context(unit.kind, n_ctx, n_batch, 1)
-        assert self._model is not None
-        series = Series(context, self._model.vocabulary, n_batch, self._settings.seed, self._clock, self._meter)
-        for event in series.warm(unit):
-            self._tell(event)
-        return series
+        settings, test = self._settings, (unit.kind, unit.tokens, unit.depth)
+        series = self._series
+        if series is None or self._made_for != test:
+            context = self._make_context(test, unit.tokens + unit.depth, 1)
+            vocabulary = self._loaded().vocabulary
+            series = Series(context, vocabulary, settings.batch, settings.seed, self._clock, self._meter)
+            self._tell_all(series.warm(unit))
+            self._series = series
+        self._tell_all(series.repetition(unit))
 
-    def _tokens(self, text: str, context: int) -> TokenArray:
-        from quanttui.measure import perplexity
-
-        if self._model is None:
-            raise UserError("the engine was asked to tokenize before it was given a model")
+    def _tokens(self, text: str) -> TokenArray:
+        model = self._loaded()
         if self._text is None or self._text[0] != text:
-            if self._model.adds_eos:
+            if model.adds_eos:
                 raise UserError(
                     f"{self._arm}: its vocabulary ends every text with EOS, for which perplexity is not defined "
                     "(llama-perplexity refuses it too): leave it out with --tasks speed"
                 )
-            self._text = (text, self._model.tokenize(self._llama.text_of(text)))
-        tokens = self._text[1]
-        perplexity.chunks(len(tokens), context, None, clean(text))
-        return tokens
+            self._text = (text, model.tokenize(self._llama.text_of(text)))
+        return self._text[1]
+
+    def _count(self, request: protocol.Tokenize) -> None:
+        from quanttui.measure import perplexity
+
+        tokens = len(self._tokens(request.text))
+        chunks = perplexity.chunks(tokens, request.context, None, clean(request.text))
+        self._tell(protocol.Counted(chunks=chunks, tokens=tokens))
 
     def _score(self, request: protocol.Score) -> None:
         from quanttui.measure import perplexity
 
-        settings, unit = self._settings, request.unit
-        tokens = self._tokens(request.text, settings.context)
+        settings, model = self._settings, self._loaded()
+        tokens = self._tokens(request.text)
         group = perplexity.group(settings.context, settings.batch)
-        if unit.count > group or (unit.index + unit.count) * settings.context > len(tokens):
-            raise UserError(f"{unit.id}: {clean(request.text)} has no such chunks with this context and batch")
         test = ("perplexity", settings.context, group)
-        if self._context is None or self._test != test:
-            n_ctx = group * settings.context
-            self._make_context("perplexity", n_ctx, min(settings.batch, n_ctx), group)
-            self._test = test
-        assert self._model is not None and self._context is not None
+        context = self._context
+        if context is None or self._made_for != test:
+            context = self._make_context(test, group * settings.context, group)
         frame = perplexity.Frame(
-            context=settings.context,
-            batch=settings.batch,
-            bos=self._model.vocabulary.bos,
-            threads=settings.threads,
+            context=settings.context, batch=settings.batch, bos=model.vocabulary.bos, threads=settings.threads
         )
         raw = perplexity.Raw(Path(request.raw), request.file)
         try:
-            for event in perplexity.score(
-                self._context,
-                frame,
-                tokens,
-                unit,
-                request.chunks,
-                raw,
-                self._clock,
-                self._meter,
-            ):
-                self._tell(event)
+            unit, chunks = request.unit, request.chunks
+            self._tell_all(
+                perplexity.score(context, frame, tokens, unit, chunks, raw, self._clock, self._meter)
+            )
         finally:
             raw.close()
 
     def _quantize(self, request: protocol.Quantize) -> None:
-        progress = self._progress(request.arm, "quantize")
         self._llama.quantize(
-            request.source, request.partial, request.ftype, request.imatrix, request.threads, self.log, progress
+            request.source,
+            request.partial,
+            request.quant,
+            request.ftype,
+            request.imatrix,
+            request.threads,
+            self.log,
+            self._progress(request.arm, "quantize"),
         )
         os.replace(request.partial, request.target)
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Serve until stdin ends. What goes wrong unforeseen ends the process too, with a traceback in the stderr file."""
+    try:
+        _serve()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(1)
+
+
+def _serve() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    _leave_no_core()
     engine = Engine(lambda answer: protocol.write(answers, answer))
-    inbox = Inbox(sys.stdin.buffer, engine.abort.raise_)
+    inbox = Inbox(sys.stdin.buffer, engine.abort.raise_, ended=lambda: os._exit(0))
     while True:
         envelope = inbox.next()
         engine.abort.lower()
@@ -295,6 +302,14 @@ def main() -> None:
             protocol.write(answers, answer)
         except OSError:
             os._exit(0)
+
+
+def _leave_no_core() -> None:
+    """An abort is told by its last lines: nobody needs gigabytes of weights written to a disk for it."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _answer(engine: Engine, request: protocol.Request) -> protocol.Answer:

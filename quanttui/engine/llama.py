@@ -10,7 +10,9 @@ import ctypes
 import importlib.metadata
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import numpy.typing as npt
 from llama_cpp import llama_cpp as lib
 
 from quanttui import __version__
+from quanttui.engine.protocol import OUT_OF_MEMORY
 from quanttui.errors import UserError
 from quanttui.events import Build, Settings
-from quanttui.format import clean
+from quanttui.format import clean, size
 from quanttui.measure.speed import TokenArray, Vocabulary
 
 KV_TYPES = {
@@ -57,10 +60,18 @@ _MEBIBYTE = 1 << 20
 _KEPT_LINES = 4000
 _BUFFER = re.compile(r":\s*(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_FLASH = re.compile(r"Flash Attention\b.*?\b(enabled|disabled)")
+_FLASH_ON = re.compile(r"Flash Attention\b.*\benabled|enabling flash_attn")
+_FLASH_OFF = re.compile(r"Flash Attention\b.*\bdisabled|flash_attn\b.*\bforcing off")
 _STEP = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
-_NO_MEMORY = re.compile(r"(?i)alloc|out of ?(?:device ?|host ?)?memory")
-_USELESS = ("failed to load model", "failed to initialize", "failed to quantize")
+_PREFIX = re.compile(
+    r"(?:\w+: )*(?:(?:error loading model|failed to quantize|failed to initialize the context): (?:\w+: )?)*"
+)
+_SAYS_NOTHING = re.compile(r"\W*$|failed to load model|failed to decode")
+
+_CPU = 0
+"""GGML_BACKEND_DEVICE_TYPE_CPU (ggml-backend.h)."""
+_THREADPOOL_PARAMS_BYTES = 4096
+"""More than ggml_threadpool_params takes (ggml.h: a mask of 512 bytes and five words): ggml itself fills it in."""
 
 
 class LlamaError(Exception):
@@ -94,7 +105,8 @@ class Log:
             self._level = level
         if self._level == _DEBUG:
             return
-        os.write(2, text)
+        with suppress(OSError):  # a full disk takes the file, not the numbers
+            os.write(2, text)
         *whole, self._rest = (self._rest + text.decode("utf-8", "replace")).split("\n")
         for line in whole:
             self.lines.append((self._level, line))
@@ -108,12 +120,12 @@ class Log:
         """Forget what was logged so far."""
         self.lines.clear()
 
-    def buffers(self, kind: str) -> dict[str, int]:
-        """Bytes of the buffers of one kind (model, KV, compute, output) by llama.cpp's names, since the mark."""
+    def buffers(self, kinds: str) -> dict[str, int]:
+        """Bytes of the buffers of some kinds (model, KV, RS, compute, output) by llama.cpp's names, since the mark."""
         found: dict[str, int] = {}
         for _, line in self.lines:
             match = _BUFFER.search(line)
-            if match and match[2] == kind:
+            if match and match[2] in kinds.split():
                 found[match[1]] = found.get(match[1], 0) + round(float(match[3]) * _MEBIBYTE)
         return found
 
@@ -123,15 +135,14 @@ class Log:
         return next((match for match in found if match), None)
 
     def reason(self, otherwise: str) -> str:
-        """The line since the mark that says best what went wrong, without the names of functions."""
-        errors = [line for level, line in self.lines if level == _ERROR]
-        telling = [line for line in errors if line.strip() and not any(word in line for word in _USELESS)]
-        chosen = (telling or errors or [otherwise])[-1]
-        return clean(re.sub(r"^(?:\w+: )?(?:error loading model: )*(?:error loading model \w+: )?", "", chosen), 200)
+        """The last error since the mark that says something, without the names of functions."""
+        said = (_PREFIX.sub("", line, count=1) for level, line in reversed(self.lines) if level == _ERROR)
+        return clean(next((line for line in said if not _SAYS_NOTHING.match(line)), otherwise), 200)
+
 
     def outcome(self, otherwise: str) -> str:
         """oom if an error since the mark speaks of memory that could not be had."""
-        wanting = any(level == _ERROR and _NO_MEMORY.search(line) for level, line in self.lines)
+        wanting = any(level == _ERROR and OUT_OF_MEMORY.search(line) for level, line in self.lines)
         return "oom" if wanting else otherwise
 
 
@@ -173,30 +184,104 @@ def put(struct: Any, **values: Any) -> Any:
     return struct
 
 
+def _choice(table: Mapping[str, int], name: str, what: str) -> int:
+    """What llama.cpp calls a setting.
+
+    Raises:
+        LlamaError: it knows no such one.
+    """
+    if name not in table:
+        raise LlamaError(f"{what} {clean(name, 40)!r} is none of {', '.join(table)}")
+    return table[name]
+
+
+def _native(name: str, result: Any, *arguments: Any) -> Any:
+    """A function that llama-cpp-python's library exports but the package does not bind; None where it does not."""
+    found = getattr(lib._lib, name, None)
+    if found is not None:
+        found.restype, found.argtypes = result, list(arguments)
+    return found
+
+
+def _devices() -> tuple[str, ...]:
+    """What this build can compute on: `CPU: …`, `CUDA0: …`."""
+    count = _native("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _native("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = _native("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    about = _native("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    if not (count and get and name and about):
+        return ()
+    found = (get(index) for index in range(count()))
+    return tuple(clean(f"{name(each).decode()}: {about(each).decode('utf-8', 'replace')}") for each in found)
+
+
+class Threadpool:
+    """The threads that a context computes with, made as llama-bench and llama-perplexity make them.
+
+    Without them a build that has no OpenMP (macOS as a rule) starts and ends its threads for every graph, i.e. for
+    every token. Where a build does not offer the calls, nothing is attached.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._handle: int | None = None
+        pointer = ctypes.c_void_p
+        device = _native("ggml_backend_dev_by_type", pointer, ctypes.c_int)
+        registry = _native("ggml_backend_dev_backend_reg", pointer, pointer)
+        address = _native("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p)
+        fill = _native("ggml_threadpool_params_init", None, pointer, ctypes.c_int)
+        self._attach = _native("llama_attach_threadpool", None, pointer, pointer, pointer)
+        if not (device and registry and address and fill and self._attach):
+            return
+        cpu = registry(device(_CPU))
+        new, free = address(cpu, b"ggml_threadpool_new"), address(cpu, b"ggml_threadpool_free")
+        if new and free:
+            params = ctypes.create_string_buffer(_THREADPOOL_PARAMS_BYTES)
+            fill(params, threads)
+            self._free = ctypes.CFUNCTYPE(None, pointer)(free)
+            self._handle = ctypes.CFUNCTYPE(pointer, pointer)(new)(ctypes.addressof(params))
+
+    def attach(self, context: Any) -> None:
+        """Let a context compute with them."""
+        if self._handle is not None:
+            self._attach(context, self._handle, None)
+
+    def close(self) -> None:
+        """End them. Their context must be gone already."""
+        if self._handle is not None:
+            self._free(self._handle)
+            self._handle = None
+
+
 def build() -> Build:
-    """Which llama.cpp this is, and whether it can use a GPU."""
+    """Which llama.cpp this is, and what it can compute on."""
     return Build(
         quanttui=__version__,
         llama_cpp_python=importlib.metadata.version("llama-cpp-python"),
         llama_cpp=clean(lib.llama_version().decode("utf-8", "replace")),
         gpu_offload=bool(lib.llama_supports_gpu_offload()),
         system_info=clean(lib.llama_print_system_info().decode("utf-8", "replace")),
+        devices=_devices(),
     )
 
 
 class Model:
     """A loaded GGUF.
 
-    Loaded in llama.cpp's own default mode (AUTO: mapped where it can be), with repacking as llama-bench leaves it.
+    Loaded as llama-bench and llama-perplexity load it by default: mode AUTO (mapped where it can be), with repacking,
+    and of `gpu_layers` -1 as many as there are.
 
     Raises:
-        LlamaError: llama.cpp refuses the file, or there is no memory for it.
+        LlamaError: the file cannot be read, llama.cpp refuses it, or there is no memory for it.
         Aborted: the flag was raised meanwhile.
     """
 
     def __init__(self, file: str, settings: Settings, log: Log, abort: AbortFlag, progress: Callable[[float], None]):
         self.log = log
         log.mark()
+        try:
+            Path(file).open("rb").close()
+        except OSError as error:
+            raise LlamaError(f"{clean(file)}: cannot be read ({error.strerror})") from None
         split = (ctypes.c_float * max(16, int(lib.llama_max_devices())))(*settings.tensor_split)
 
         def told(fraction: float, _: Any) -> bool:
@@ -207,7 +292,7 @@ class Model:
         params = put(
             lib.llama_model_default_params(),
             n_gpu_layers=settings.gpu_layers if lib.llama_supports_gpu_offload() else 0,
-            split_mode=SPLIT_MODES[settings.split_mode],
+            split_mode=_choice(SPLIT_MODES, settings.split_mode, "split mode"),
             tensor_split=ctypes.cast(split, ctypes.POINTER(ctypes.c_float)) if settings.tensor_split else None,
             progress_callback=callback,
         )
@@ -228,73 +313,115 @@ class Model:
     @property
     def vocabulary(self) -> Vocabulary:
         """Its size, and BOS where a text begins with it."""
-        bos = int(lib.llama_vocab_bos(self.vocab)) if lib.llama_vocab_get_add_bos(self.vocab) else None
+        begins = lib.llama_vocab_get_add_bos(self.vocab)
+        bos = int(lib.llama_vocab_bos(self.vocab)) if begins else None
         return Vocabulary(int(lib.llama_vocab_n_tokens(self.vocab)), bos)
 
     def tokenize(self, text: bytes) -> TokenArray:
-        """The text's tokens as llama-perplexity takes them: begun as the vocabulary begins, no special ones parsed."""
-        count = -lib.llama_tokenize(self.vocab, text, len(text), None, 0, True, False)
-        tokens = np.empty(max(0, count), dtype=np.int32)
-        pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        done = lib.llama_tokenize(self.vocab, text, len(text), pointer, len(tokens), True, False)
-        return tokens[: max(0, done)]
+        """The text's tokens as llama-perplexity takes them: begun as the vocabulary says, no special tokens parsed.
+
+        Raises:
+            LlamaError: there are more of them than llama.cpp can count.
+        """
+        tokens = np.empty(len(text) + 2, dtype=np.int32)
+        count = self._tokenize(text, tokens)
+        if count < 0:
+            tokens = np.empty(-count, dtype=np.int32)
+            count = self._tokenize(text, tokens)
+        if count < 0:
+            raise LlamaError(f"a text of {size(len(text))} is too long for llama.cpp's tokenizer: give a shorter one")
+        return tokens[:count].copy()
+
+    def _tokenize(self, text: bytes, tokens: TokenArray) -> int:
+        into = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        return int(lib.llama_tokenize(self.vocab, text, len(text), into, len(tokens), True, False))
 
     @property
     def adds_eos(self) -> bool:
         return bool(lib.llama_vocab_get_add_eos(self.vocab))
 
     def close(self) -> None:
+        """Free it. Its contexts are closed before."""
         lib.llama_model_free(self.handle)
+
+
+class _Batch:
+    """llama.cpp's batch over arrays of ours, `size` long: what is written into them is what llama_decode reads."""
+
+    def __init__(self, size: int) -> None:
+        self.tokens = np.zeros(size, dtype=np.int32)
+        self.positions = np.zeros(size, dtype=np.int32)
+        self.sequences = np.zeros(size, dtype=np.int32)
+        self.outputs = np.zeros(size, dtype=np.int8)
+        self._ones = np.ones(size, dtype=np.int32)
+        self._each = self.sequences.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
+        ints = ctypes.POINTER(ctypes.c_int32)
+        self._struct = put(
+            lib.llama_batch(),
+            token=self.tokens.ctypes.data_as(ints),
+            pos=self.positions.ctypes.data_as(ints),
+            n_seq_id=self._ones.ctypes.data_as(ints),
+            seq_id=self._each.ctypes.data_as(ctypes.POINTER(ints)),
+            logits=self.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def first(self, count: int) -> Any:
+        """The batch of the first `count` entries."""
+        self._struct.n_tokens = count
+        return self._struct
 
 
 class Context:
     """A context of a model, for one sequence (speed) or for `n_seq` that are decoded together (perplexity).
 
+    The parameters that are not set here are those that llama-bench and llama-perplexity leave at llama.cpp's defaults;
+    `swa_full` is not: both tools turn it off.
+
     Raises:
         LlamaError: it cannot be made (memory, an unusable KV type).
     """
 
-    def __init__(self, model: Model, settings: Settings, n_ctx: int, n_batch: int, n_seq: int, abort: AbortFlag):
-        self.n_seq, self.n_batch = n_seq, n_batch
-        self.n_ubatch = min(settings.ubatch, n_batch)
+    def __init__(self, model: Model, settings: Settings, n_ctx: int, n_seq: int, abort: AbortFlag):
+        self.n_seq = n_seq
         self._model = model
         log = model.log
         log.mark()
+        kv = _choice(KV_TYPES, settings.kv, "KV type")
         params = put(
             lib.llama_context_default_params(),
             n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_ubatch=self.n_ubatch,
+            n_batch=settings.batch,
+            n_ubatch=settings.ubatch,
             n_seq_max=n_seq,
             n_threads=settings.threads,
             n_threads_batch=settings.threads,
-            flash_attn_type=FLASH_ATTN[settings.flash_attn],
-            type_k=KV_TYPES[settings.kv],
-            type_v=KV_TYPES[settings.kv],
+            flash_attn_type=_choice(FLASH_ATTN, settings.flash_attn, "flash attention"),
+            type_k=kv,
+            type_v=kv,
             abort_callback=abort.callback,
             abort_callback_data=abort.data,
+            swa_full=False,
             kv_unified=False,
         )
         handle = lib.llama_init_from_model(model.handle, params)
         if not handle:
-            raise LlamaError(log.reason("llama.cpp cannot make a context"), log.outcome("failed"))
+            why = log.reason("llama.cpp does not say why")
+            raise LlamaError(
+                f"a context of {n_ctx} tokens, KV {settings.kv}, cannot be made: {why}", log.outcome("failed")
+            )
         self.handle = handle
         self._threads = Threadpool(settings.threads)
         self._threads.attach(handle)
         self._memory = lib.llama_get_memory(handle)
-        self.n_ctx = int(lib.llama_n_ctx(handle))
-        match = log.find(_FLASH)
-        self.flash_attn = {"on": True, "off": False}.get(settings.flash_attn)
-        if self.flash_attn is None and match:
-            self.flash_attn = match[1].lower() == "enabled"
-        kv = log.buffers("KV")
-        self.kv_bytes = sum(kv.values()) if kv else None
-        compute = log.buffers("compute")
-        self.compute_bytes = sum(compute.values()) if compute else None
+        self.n_ctx, self.n_batch = int(lib.llama_n_ctx(handle)), int(lib.llama_n_batch(handle))
+        self.n_ubatch = int(lib.llama_n_ubatch(handle))
+        self.flash_attn = _flash_attn(log, settings.flash_attn)
+        self.kv_bytes = sum(log.buffers("KV RS").values()) or None
+        self.compute_bytes = sum(log.buffers("compute").values()) or None
         self._vocabulary = model.vocabulary.size
         self._one = (ctypes.c_int32 * 1)()
         self._step = lib.llama_batch_get_one(self._one, 1)
-        self._many = _Batch(n_batch)
+        self._batch = _Batch(self.n_batch)
         self._decode, self._synchronize = lib.llama_decode, lib.llama_synchronize
 
     def clear(self) -> None:
@@ -328,15 +455,24 @@ class Context:
             self._check(code)
 
     def synchronize(self) -> None:
+        """Wait for what was submitted."""
         self._synchronize(self.handle)
 
     def decode(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> None:
         """Submit tokens[sequence, k] at positions `position` + k, with logits where outputs[k], and wait."""
-        self._check(self._decode(self.handle, self._many.filled(tokens, position, outputs)))
+        (sequences, width), count, batch = tokens.shape, tokens.size, self._batch
+        batch.tokens[:count] = tokens.reshape(-1)
+        batch.positions[:count] = np.tile(np.arange(position, position + width), sequences)
+        batch.sequences[:count] = np.repeat(np.arange(sequences), width)
+        batch.outputs[:count] = np.tile(outputs, sequences)
+        self._check(self._decode(self.handle, batch.first(count)))
         self._synchronize(self.handle)
 
     def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
-        """A view of the logits of `rows` tokens from the index-th submitted one on, float32 [rows, vocabulary]."""
+        """A view of the logits of `rows` tokens from the index-th submitted one on, float32 [rows, vocabulary].
+
+        They are next to each other when logits were asked for all of these tokens.
+        """
         pointer = lib.llama_get_logits_ith(self.handle, index)
         if not pointer:
             raise LlamaError(f"llama.cpp gives no logits for token {index}", "failed")
@@ -350,100 +486,29 @@ class Context:
             raise LlamaError(f"decoding failed: {log.reason(f'llama_decode returned {code}')}", log.outcome("failed"))
 
     def close(self) -> None:
+        """Free it."""
         lib.llama_free(self.handle)
         self._threads.close()
 
 
-class _Batch:
-    """Room for a batch of several sequences. llama.cpp reads these arrays in place."""
-
-    def __init__(self, size: int) -> None:
-        self._token = np.zeros(size, np.int32)
-        self._position = np.zeros(size, np.int32)
-        self._sequence = np.zeros(size, np.int32)
-        self._output = np.zeros(size, np.int8)
-        self._ones = np.ones(size, np.int32)
-        self._sequences = (self._sequence.ctypes.data + 4 * np.arange(size)).astype(np.uintp)
-        self._struct = put(
-            lib.llama_batch(),
-            token=_pointer(self._token, ctypes.c_int32),
-            pos=_pointer(self._position, ctypes.c_int32),
-            n_seq_id=_pointer(self._ones, ctypes.c_int32),
-            seq_id=_pointer(self._sequences, ctypes.POINTER(ctypes.c_int32)),
-            logits=_pointer(self._output, ctypes.c_int8),
-        )
-
-    def filled(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> Any:
-        """The batch of tokens[sequence, k] at positions `position` + k, with logits where outputs[k]."""
-        sequences, width = tokens.shape
-        count = tokens.size
-        self._token[:count] = tokens.reshape(-1)
-        self._position[:count] = np.tile(np.arange(position, position + width), sequences)
-        self._sequence[:count] = np.repeat(np.arange(sequences), width)
-        self._output[:count] = np.tile(outputs, sequences)
-        self._struct.n_tokens = count
-        return self._struct
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
-
-
-class Threadpool:
-    """The threads that a context computes with, found the way llama-bench finds them: through the CPU backend.
-
-    Without one, a build that does not use OpenMP starts its threads anew for every graph, i.e. for every token. Where
-    a build does not offer the calls, nothing is attached.
-    """
-
-    _ROOM = 4096
-    """Bytes for ggml_threadpool_params, a struct of some 540 that only llama.cpp fills and reads."""
-
-    def __init__(self, threads: int) -> None:
-        self._handle: int | None = None
-        try:
-            new, self._free = self._calls()
-            params = ctypes.create_string_buffer(self._ROOM)
-            _native("ggml_threadpool_params_init", None, ctypes.c_void_p, ctypes.c_int)(params, threads)
-            self._handle = new(params)
-        except (AttributeError, ValueError):
-            pass
-
-    def attach(self, context: Any) -> None:
-        if self._handle:
-            attach = _native("llama_attach_threadpool", None, *[ctypes.c_void_p] * 3)
-            attach(context, self._handle, None)
-
-    def close(self) -> None:
-        """End the threads. Their context must be gone already."""
-        if self._handle:
-            self._free(self._handle)
-            self._handle = None
-
-    @staticmethod
-    def _calls() -> tuple[Any, Any]:
-        """ggml_threadpool_new and ggml_threadpool_free of the CPU backend; ValueError where it has none."""
-        pointer = ctypes.c_void_p
-        device = _native("ggml_backend_dev_by_type", pointer, ctypes.c_int)(0)
-        registry = _native("ggml_backend_dev_backend_reg", pointer, pointer)(device)
-        address = _native("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p)
-        new, free = address(registry, b"ggml_threadpool_new"), address(registry, b"ggml_threadpool_free")
-        if not new or not free:
-            raise ValueError
-        return ctypes.CFUNCTYPE(pointer, pointer)(new), ctypes.CFUNCTYPE(None, pointer)(free)
-
-
-def _native(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of llama.cpp's libraries that the bindings leave out; AttributeError where it is not exported."""
-    function = lib._lib[name]
-    function.restype, function.argtypes = result, arguments
-    return function
+def _flash_attn(log: Log, asked: str) -> bool | None:
+    """Whether flash attention is used: what llama.cpp made of `asked` when the context was made, None if unknown."""
+    if log.find(_FLASH_OFF):
+        return False
+    return True if log.find(_FLASH_ON) else {"on": True, "off": False}.get(asked)
 
 
 def quantize(
-    source: str, target: str, ftype: int, imatrix: str, threads: int, log: Log, progress: Callable[[float], None]
+    source: str,
+    target: str,
+    quant: str,
+    ftype: int,
+    imatrix: str,
+    threads: int,
+    log: Log,
+    progress: Callable[[float], None],
 ) -> None:
-    """Quantize a GGUF into another: `ftype` is a llama_ftype, `imatrix` a file or "".
+    """Quantize a GGUF into another: `ftype` is the llama_ftype of `quant`, `imatrix` a file or "".
 
     Raises:
         LlamaError: llama.cpp refuses (an importance matrix is needed, the source is quantized already, a full disk).
@@ -451,7 +516,7 @@ def quantize(
     """
     log.mark()
     params = put(lib.llama_model_quantize_default_params(), ftype=ftype, nthread=threads)
-    kept = _with_imatrix(params, imatrix)
+    held = _with_imatrix(params, imatrix)
 
     def told(line: str) -> None:
         match = _STEP.search(line)
@@ -463,10 +528,32 @@ def quantize(
         code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     finally:
         log.on_line = None
-        del kept
+        held.clear()
     if code:
+        refused = _not_quantized(source, target, quant, imatrix, log)
         Path(target).unlink(missing_ok=True)
-        raise LlamaError(f"{clean(source)}: {log.reason('llama.cpp cannot quantize it')}")
+        raise refused
+
+
+def _not_quantized(source: str, target: str, quant: str, imatrix: str, log: Log) -> LlamaError:
+    reason = log.reason("llama.cpp does not say why")
+    if "requires an imatrix" in reason:
+        return LlamaError(
+            f"{clean(quant, 40)} of {clean(source)} cannot be made without an importance matrix: "
+            "give one of this model with --imatrix FILE"
+        )
+    if "mportance matrix" in reason or "imatrix" in reason:
+        return LlamaError(f"{clean(imatrix)}: {reason}: give one of this model with --imatrix FILE")
+    if "iostream" in reason:
+        return LlamaError(f"{clean(target)}: cannot be written{_room(Path(target).parent)}", "failed")
+    return LlamaError(f"{clean(source)}: {clean(quant, 40)} cannot be made of it: {reason}", log.outcome("refused"))
+
+
+def _room(folder: Path) -> str:
+    """What there is to say of a folder that could not be written to."""
+    if not folder.is_dir():
+        return f": there is no folder {clean(str(folder))}"
+    return f": its disk has {size(shutil.disk_usage(folder).free)} free"
 
 
 def _with_imatrix(params: Any, imatrix: str) -> list[Any]:

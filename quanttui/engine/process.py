@@ -17,18 +17,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import msgspec
 import psutil
 
 import quanttui
 from quanttui.engine import protocol
+from quanttui.engine.protocol import OUT_OF_MEMORY
 from quanttui.errors import UserError
 from quanttui.format import clean
 
 STOP_SECONDS = 1.0
-"""How long a stopped engine may take to come to rest before it is killed: only CPU graphs heed the abort callback."""
+"""How long a stopped engine may take to come to rest before it is killed: its abort flag works on CPU graphs only."""
 
 STALL_SECONDS = 60.0
 """An engine that neither answers nor uses the CPU or a disk for this long hangs."""
@@ -36,10 +37,21 @@ STALL_SECONDS = 60.0
 LAST_LINES = 12
 """How much of its stderr is kept with a failure."""
 
-_WATCH = 5.0
-
 _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "PYTHONSAFEPATH": "1"}
-"""An aborting llama.cpp starts no debugger, and no module of the working directory stands in for one of ours."""
+"""An aborting llama.cpp forks no debugger that would hold our pipes open and bury the reason under frames, and no
+module of the working directory stands in for one of ours."""
+
+_WATCH = 5.0
+_TAIL = 16384
+
+_DOING = {
+    protocol.Load: "loading the model",
+    protocol.Speed: "measuring speed",
+    protocol.Tokenize: "tokenizing the text",
+    protocol.Score: "scoring the text",
+    protocol.Quantize: "quantizing",
+    protocol.Bandwidth: "measuring bandwidth",
+}
 
 
 class EngineFailure(Exception):
@@ -74,44 +86,44 @@ class Interrupted(Exception):
 
 
 class Engine:
-    """One engine process. `ask` and `close` belong to one thread; `interrupt` may come from any.
+    """One engine process. `ask` and `close` belong to one thread; `interrupt` may come from any, or a signal handler.
 
     Args:
+        stderr: the file that the process writes to, for its last lines.
+        written: how long that file was before, in bytes.
         stall: seconds without an answer and without CPU time or I/O after which it counts as hung.
-        begins: where in its stderr file this engine's lines begin, in bytes.
-        kills: counts what the kernel killed for want of memory so far.
+        kills: how many processes the kernel killed for want of memory so far.
     """
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         stderr: Path,
+        written: int = 0,
         stall: float = STALL_SECONDS,
-        begins: int = 0,
         kills: Callable[[], int] | None = None,
     ) -> None:
+        assert process.stdin is not None and process.stdout is not None
         self.pid = process.pid
         self._process = process
-        self._stderr = stderr
-        self._begins = begins
+        self._requests: IO[bytes] = process.stdin
+        self._replies: IO[bytes] = process.stdout
+        self._stderr, self._written = stderr, written
         self._stall = stall
-        self._number = 0
+        self._kills = kills or oom_kills
+        self._killed = self._kills()
+        self._lock = threading.RLock()
         self._interrupted = threading.Event()
-        self._lock = threading.Lock()
-        self._pending = False
-        self._count = kills or oom_kills
-        self._kills = self._count()
+        self._number = 0
+        self._pending = 0
+        self._doing = "starting"
         self._answers: queue.Queue[protocol.Answer | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, name=f"engine {self.pid}", daemon=True)
         self._reader.start()
 
     @classmethod
     def start(
-        cls,
-        stderr: Path,
-        origin_ns: int,
-        stall: float = STALL_SECONDS,
-        kills: Callable[[], int] | None = None,
+        cls, stderr: Path, origin_ns: int, stall: float = STALL_SECONDS, kills: Callable[[], int] | None = None
     ) -> Engine:
         """A new engine process whose stdout and stderr go to the file `stderr`.
 
@@ -125,7 +137,7 @@ class Engine:
         path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
         try:
             with open(stderr, "ab") as file:
-                begins = file.tell()
+                written = file.tell()
                 process = subprocess.Popen(
                     [sys.executable, "-m", "quanttui.engine.child"],
                     stdin=subprocess.PIPE,
@@ -136,7 +148,7 @@ class Engine:
                 )
         except OSError as error:
             raise UserError(f"{error.filename or stderr}: cannot start an engine ({error.strerror})") from None
-        engine = cls(process, stderr, stall, begins, kills)
+        engine = cls(process, stderr, written, stall, kills)
         engine._send(0, protocol.Hello(origin_ns=origin_ns))
         return engine
 
@@ -157,35 +169,37 @@ class Engine:
             if self._interrupted.is_set():
                 raise Interrupted
             self._number += 1
-            self._pending = True
+            self._pending = self._number
+        self._doing = _DOING.get(type(request), "starting")
         self._send(self._number, request)
-        done = False
+        ended = False
         try:
             while True:
                 answer = self._wait(patience)
-                done = isinstance(answer, (protocol.Answered, protocol.Refusal))
+                ended = isinstance(answer, (protocol.Answered, protocol.Refusal))
                 if isinstance(answer, protocol.Answered):
                     return
                 if isinstance(answer, protocol.Refusal):
                     if self._interrupted.is_set():
                         raise Interrupted
-                    raise Refused(answer.outcome, answer.error)
+                    raise Refused(answer.outcome, answer.error, stderr=self._last_lines())
                 yield answer
         finally:
             with self._lock:
-                self._pending = False
-            if not done:
+                self._pending = 0
+            if not ended:
                 self._process.kill()
 
     def interrupt(self) -> None:
         """Give up what is asked now, and all that would be asked later: within STOP_SECONDS, by a kill if need be."""
         with self._lock:
+            known = self._interrupted.is_set()
             self._interrupted.set()
-            number, pending = self._number, self._pending
-        if not pending:
+            number = self._pending
+        if known or not number:
             return
         with suppress(OSError, ValueError):
-            protocol.write(self._stdin, protocol.Envelope(number, protocol.Stop()))
+            protocol.write(self._requests, protocol.Envelope(number, protocol.Stop()))
         timer = threading.Timer(STOP_SECONDS, self._kill_if_pending, (number,))
         timer.daemon = True
         timer.start()
@@ -193,15 +207,10 @@ class Engine:
     def close(self) -> None:
         """End the process: its stdin closes, and it is killed if that is not enough. Leaves no zombie."""
         with suppress(OSError, ValueError):
-            self._stdin.close()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._requests.close()
+        self._reap()
         self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._replies.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -209,24 +218,17 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
     def _send(self, number: int, request: protocol.Request) -> None:
         """A request that cannot be delivered is no error here: the engine's death is told by `_wait`."""
         with suppress(OSError, ValueError):
-            protocol.write(self._stdin, protocol.Envelope(number, request))
+            protocol.write(self._requests, protocol.Envelope(number, request))
 
     def _read(self) -> None:
         """Queue the answers as they come, None after the last. The one to Hello must not be taken for another's."""
-        stream = self._process.stdout
-        assert stream is not None
         greeted = False
         while True:
             try:
-                answer = protocol.read_answer(stream)
+                answer = protocol.read_answer(self._replies)
             except (msgspec.DecodeError, OSError, ValueError):
                 answer = None
             if not greeted and isinstance(answer, protocol.Answered):
@@ -247,56 +249,67 @@ class Engine:
                 if activity != before:
                     before, moved = activity, now
                 if now - begun >= patience:
-                    self._hung(f"no answer for {patience:.0f} s")
+                    self._hung(f"no answer for {patience:.0f} s while {self._doing}")
                 if now - moved >= self._stall:
-                    self._hung(f"hangs: no answer, no CPU time and no I/O for {self._stall:.0f} s")
+                    self._hung(f"hangs while {self._doing}: no answer, no CPU time and no I/O for {self._stall:.0f} s")
                 continue
             if answer is None:
                 self._died()
-            assert answer is not None
             return answer
 
     def _activity(self) -> tuple[float, ...]:
-        """What moves while an engine works: its CPU time and, where the system tells, the bytes it reads and writes."""
-        moves: tuple[float, ...] = ()
+        """What grows while the process works, as far as the host tells: core-seconds, bytes read and written."""
+        grows: list[float] = []
         with suppress(psutil.Error, OSError, AttributeError):
             process = psutil.Process(self.pid)
             cpu = process.cpu_times()
-            moves = (cpu.user, cpu.system)
+            grows += [cpu.user, cpu.system]
             disk = process.io_counters()
-            moves = (*moves, disk.read_bytes, disk.write_bytes)
-        return moves
+            grows += [disk.read_bytes, disk.write_bytes]
+        return tuple(grows)
 
     def _kill_if_pending(self, number: int) -> None:
         with self._lock:
-            due = self._pending and self._number == number
+            due = self._pending == number
         if due:
             self._process.kill()
 
-    def _hung(self, why: str) -> None:
+    def _reap(self) -> int:
+        """Wait for the end of a process that has no reason to go on, and kill it if it does; its exit code."""
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _hung(self, why: str) -> NoReturn:
         self._process.kill()
         self._process.wait()
         if self._interrupted.is_set():
             raise Interrupted
         raise Hung("timeout", f"{why}: killed", stderr=self._last_lines())
 
-    def _died(self) -> None:
+    def _died(self) -> NoReturn:
         self._answers.put(None)
-        code = self._process.wait()
+        code = self._reap()
         if self._interrupted.is_set():
             raise Interrupted
         lines = self._last_lines()
+        told = f" while {self._doing}{_said(lines)}"
         if code >= 0:
-            raise EngineDied("crashed", f"the engine exited with code {code}{_said(lines)}", None, code, lines)
+            raise EngineDied("crashed", f"the engine exited with code {code}{told}", None, code, lines)
         number = -code
-        if number == signal.SIGKILL and self._count() > self._kills:
-            raise EngineDied("oom", "the kernel killed the engine: out of memory", number, None, lines)
-        raise EngineDied("crashed", _signalled(number, lines), number, None, lines)
+        if number == signal.SIGKILL and self._kills() > self._killed:
+            error = f"the kernel killed the engine while {self._doing}: out of memory"
+            raise EngineDied("oom", error, number, None, lines)
+        outcome = "oom" if number == signal.SIGABRT and OUT_OF_MEMORY.search(told) else "crashed"
+        raise EngineDied(outcome, _signalled(number, told, self._doing), number, None, lines)
 
     def _last_lines(self) -> tuple[str, ...]:
+        """What the process wrote last. What an earlier one wrote into the same file is not its own."""
         try:
             with open(self._stderr, "rb") as file:
-                file.seek(max(self._begins, os.fstat(file.fileno()).st_size - 16384))
+                file.seek(max(self._written, os.fstat(file.fileno()).st_size - _TAIL))
                 text = file.read().decode("utf-8", "replace")
         except OSError:
             return ()
@@ -304,18 +317,18 @@ class Engine:
         return tuple([line for line in lines if line.strip(" .")][-LAST_LINES:])
 
 
-def _signalled(number: int, lines: tuple[str, ...]) -> str:
+def _signalled(number: int, told: str, doing: str) -> str:
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = "unknown"
     if name == "SIGABRT":
-        return f"aborted inside llama.cpp{_said(lines)}"
+        return f"aborted inside llama.cpp{told}"
     if name == "SIGBUS":
-        return "killed by SIGBUS: the model file changed or became unreadable while it was mapped"
+        return f"killed by SIGBUS while {doing}: the model file changed or became unreadable while it was mapped"
     if name == "SIGILL":
         return "killed by SIGILL: this llama.cpp was built for another CPU: install llama-cpp-python from source"
-    return f"the engine was killed by signal {number} ({name})"
+    return f"the engine was killed by signal {number} ({name}) while {doing}"
 
 
 def _said(lines: tuple[str, ...]) -> str:
@@ -336,7 +349,7 @@ def oom_kills() -> int:
 def _cgroup_files() -> tuple[str, ...]:
     """Where our memory cgroup counts its kills: version 1 and 2, named from the root or from inside a container."""
     files = []
-    with suppress(OSError), open("/proc/self/cgroup") as cgroups:
+    with suppress(OSError, ValueError), open("/proc/self/cgroup") as cgroups:
         for line in cgroups:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if "memory" in controllers.split(","):

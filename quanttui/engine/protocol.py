@@ -7,12 +7,16 @@ meant for. Knows neither llama.cpp nor how a process is started.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import IO, Union
 
 import msgspec
 
 from quanttui import events
+
+OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory|bad_alloc|\b(cannot|failed to|unable to) allocate", re.I)
+"""By these words a failure for want of memory is known, llama.cpp's and the C++ library's."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -112,7 +116,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.counted"):
-    """The answer to Tokenize: `chunks` to be scored (the settings' limit applied) and `tokens` in the whole text."""
+    """The answer to Tokenize: how many whole `chunks` the text makes, and how many `tokens` it has."""
 
     chunks: int
     tokens: int

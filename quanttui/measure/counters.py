@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -82,6 +83,28 @@ class Meter:
         if rss is None:
             return psutil.Process().memory_info().rss, None
         return rss * 1024, None if anonymous is None else anonymous * 1024
+
+
+def total(parts: Sequence[Counters]) -> Counters:
+    """The counters of a region measured in parts: sums, None where a part does not tell; memory at the end."""
+    last = parts[-1]
+    return Counters(
+        cpu_ns=_sum([part.cpu_ns for part in parts]),
+        majflt=_sum([part.majflt for part in parts]),
+        minflt=_sum([part.minflt for part in parts]),
+        read=_sum([part.read for part in parts]),
+        nvcsw=_sum([part.nvcsw for part in parts]),
+        nivcsw=_sum([part.nivcsw for part in parts]),
+        swap_in=_sum([part.swap_in for part in parts]),
+        zswap_in=_sum([part.zswap_in for part in parts]),
+        rss=last.rss,
+        anonymous=last.anonymous,
+    )
+
+
+def _sum(parts: Sequence[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def _open(path: str) -> int | None:

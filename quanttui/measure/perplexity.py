@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from quanttui.errors import UserError
 from quanttui.events import Event, Perplexity, Unit, UnitDone, UnitStarted
-from quanttui.measure.counters import Meter
+from quanttui.measure.counters import Meter, total
 from quanttui.measure.speed import Clock, TokenArray
 
-BLOCK = 4 * 2**20
-"""Logits scored at once by one thread: 16 MiB as float32."""
+BLOCK = 2**20
+"""Logits scored at once by one thread: 4 MiB as float32, what a cache holds."""
 
 Rows = npt.NDArray[np.float64]
 
@@ -103,38 +103,52 @@ def nll(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> Ro
 def score(
     context: Context, frame: Frame, tokens: TokenArray, unit: Unit, chunks: int, raw: Raw, clock: Clock, meter: Meter
 ) -> Iterator[Event]:
-    """Decode and score the chunks of one unit. Only the decoding is timed.
+    """Decode and score the chunks of one unit. Only the decoding is timed and counted.
 
     Args:
         tokens: the whole text's, int32.
         unit: its `index` is the first chunk, its `count` how many.
         chunks: how many the arm will score in all.
         raw: where the per-token values go, before an event tells of them.
+
+    Raises:
+        UserError: the text has no such chunks, more of them are asked for than go together, or the logits are broken.
     """
-    size = frame.context
-    original = tokens[unit.index * size : (unit.index + unit.count) * size].reshape(unit.count, size)
+    original = _cut(tokens, unit, frame)
     submitted = original.copy()
     if frame.bos is not None:
         submitted[:, 0] = frame.bos
     rows = np.empty((unit.count, frame.scored))
-    width = min(frame.batch, size)
-    ns = 0
+    width = min(frame.batch, frame.context)
+    ns, counted = 0, []
     started = clock.at(clock.read())
     yield UnitStarted(unit=unit, at=started)
-    before = meter.read()
     context.wipe()
-    for begin in range(0, size, width):
-        start = clock.read()
+    for begin in range(0, frame.context, width):
         piece = submitted[:, begin : begin + width]
-        context.decode(piece, begin, np.arange(begin, begin + piece.shape[1]) >= frame.first)
+        outputs = np.arange(begin, begin + piece.shape[1]) >= frame.first
+        before = meter.read()
+        start = clock.read()
+        context.decode(piece, begin, outputs)
         ns += clock.read() - start
-        counters = meter.since(before)
+        counted.append(meter.since(before))
         _score_piece(context, frame, original, begin, piece.shape[1], rows)
     if not np.isfinite(rows).all():
         raise UserError(f"{unit.id}: the logits are no numbers: the file or this llama.cpp build is broken")
-    for position, row in enumerate(rows):
-        yield _told(unit, unit.index + position, chunks, row, raw, started, ns // unit.count)
-    yield UnitDone(unit=unit, at=started, tokens=unit.count * size, ns=ns, counters=counters)
+    for chunk, row in enumerate(rows, start=unit.index):
+        yield _told(unit, chunk, chunks, row, raw, started, ns // unit.count)
+    yield UnitDone(unit=unit, at=started, tokens=unit.count * frame.context, ns=ns, counters=total(counted))
+
+
+def _cut(tokens: TokenArray, unit: Unit, frame: Frame) -> TokenArray:
+    """The unit's chunks, [count, context]."""
+    size, end = frame.context, unit.index + unit.count
+    if unit.count > group(size, frame.batch) or end * size > len(tokens):
+        raise UserError(
+            f"{unit.id}: there are no such chunks: the text makes {len(tokens) // size} of {size} tokens, and "
+            f"{group(size, frame.batch)} go together with batch {frame.batch}"
+        )
+    return tokens[unit.index * size : end * size].reshape(unit.count, size)
 
 
 def _score_piece(context: Context, frame: Frame, original: TokenArray, begin: int, width: int, rows: Rows) -> None:
@@ -184,16 +198,25 @@ class Raw:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            self._file = path.open("r+b")
+            self._file = path.open("r+b", buffering=0)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        self._path = path
 
     def put(self, chunk: int, row: Rows) -> int:
-        """Write one chunk's row; its byte offset."""
+        """Write one chunk's row; its byte offset.
+
+        Raises:
+            OSError: a full disk, with the file's name.
+        """
         offset = chunk * len(row) * 8
-        self._file.seek(offset)
-        self._file.write(row.astype("<f8").tobytes())
-        self._file.flush()
+        left = memoryview(row.astype("<f8").tobytes())
+        try:
+            self._file.seek(offset)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
         return offset
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Models as files: reading their headers, naming what they are, quantizing them. Knows nothing of sessions or screens."""
+"""Models as files: reading headers, telling what a file is, quantizing. Knows nothing of sessions or screens."""

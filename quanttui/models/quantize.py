@@ -33,8 +33,8 @@ from quanttui.models.header import Header, Tensor
 SPARE_BYTES = 256 << 20
 """Free disk that a quantization leaves."""
 ESTIMATE_ERROR = 0.15
-"""How far a quant may come out above its estimate. Held against llama.cpp's dry runs: 4 % for models of the llama and
-expert kinds, 13 % at most where attention is one fused tensor (phi-2's Q3_K_L), for which its mixes choose more bits."""
+"""How far a quant may come out above its estimate. Held against llama.cpp's dry runs: 7 % for models of the llama and
+expert kinds, 13 % at most where attention is one fused tensor (phi-2's Q3_K_L): more bits are chosen for those."""
 FOREIGN_LEFTOVER_AGE = 7 * 86400
 """Seconds after which a half-written quant of another machine counts as left over."""
 
@@ -205,11 +205,13 @@ def make_room(folder: Path, estimate: int, max_bytes: int, free: Callable[[Path]
     gone = evictions(cached(folder), needed, max_bytes, available)
     where = clean(str(folder), 200)
     if gone is None and needed > max_bytes:
-        raise UserError(f"{where}: a quant of {size(needed)} is larger than its limit of {size(max_bytes)}; raise it")
+        raise UserError(
+            f"{where}: a quant of {size(needed)} is larger than its limit, {size(max_bytes)}: raise cache_gib"
+        )
     if gone is None:
         raise UserError(
             f"{where} has no room for a quant of {size(needed)} ({needed} bytes): its disk has {size(available)} free,"
-            f" its limit is {size(max_bytes)}, and what it holds is in use"
+            f" its limit (cache_gib) is {size(max_bytes)}, and what it holds is in use"
         )
     for entry in gone:
         entry.path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from quanttui.models.header import Header
 
 FOLDER_DEPTH = 3
 """How many folders below the named one are looked into."""
+ID_LETTERS = string.ascii_letters + string.digits + "_.-"
+"""What an arm's id is made of, so that it may be printed and be part of a file's name."""
 
 _NOT_YET = {
     "hf": "Hugging Face repositories",
@@ -37,7 +40,7 @@ _NO_MODEL = frozenset({"mmproj", "imatrix", "adapter", "vocab"})
 
 @dataclass(frozen=True)
 class Found:
-    """A GGUF that was named or lies in a folder: its header, or the reason why it has none."""
+    """A GGUF that was named or lies in a folder: its header, and what is wrong with it, "" for nothing."""
 
     path: Path
     header: Header | None
@@ -72,7 +75,7 @@ def resolve(
         UserError: no such file; files of several models; quants that cannot be made; a source not yet supported.
     """
     found = _found(models)
-    whole = [each for each in found if each.header is not None]
+    whole = [each for each in found if not each.error]
     if not whole:
         raise UserError(found[0].error)
     if imatrix and not os.path.isfile(imatrix):
@@ -84,14 +87,14 @@ def resolve(
     else:
         planned = _wanted(found, quants.parse(quants_spec), imatrix)
     planned.sort(key=lambda arm: -(arm.bytes or 0))
-    return _model_name(whole), _with_ids(planned)
+    return _model_name(whole), with_ids(planned)
 
 
 def _found(models: Sequence[str]) -> list[Found]:
-    """Every GGUF that the arguments name, each once, in their order."""
+    """Every model that the arguments name, each once, in their order: a shell's `*.gguf` names parts and more."""
     if not models:
         raise UserError("name a MODEL: a GGUF file, several, or a folder of them")
-    files: dict[str, tuple[Path, bool]] = {}
+    found: dict[str, Found] = {}
     for argument in models:
         prefix = argument.partition(":")[0].lower()
         if prefix in _NOT_YET and not os.path.exists(argument):
@@ -99,13 +102,12 @@ def _found(models: Sequence[str]) -> list[Found]:
                 f"{clean(argument, 120)}: {_NOT_YET[prefix]} are not available in this version yet;"
                 " give a GGUF file or a folder of them"
             )
-        path = Path(os.path.abspath(argument))
-        for file in _files_of(path):
-            files.setdefault(os.path.realpath(file), (file, path.is_dir()))
-    found = [(_read(path), loose) for path, loose in files.values()]
-    kept = [each for each, loose in found if not (loose and _is_no_model(each))]
+        for path in _files_of(Path(os.path.abspath(argument))):
+            each = _read(path)
+            found.setdefault(os.path.realpath(each.header.files[0] if each.header else path), each)
+    kept = [each for each in found.values() if not _is_no_model(each)]
     if not kept:
-        raise UserError(f"{clean(models[0], 200)} holds no model: only projectors, adapters or importance matrices")
+        raise UserError(f"{clean(models[0], 200)} is no model, but a projector, an adapter, a matrix or a vocabulary")
     return kept
 
 
@@ -138,12 +140,13 @@ def _is_spoken_for(file: Path) -> bool:
 
 
 def _read(path: Path) -> Found:
+    header = None
     try:
         header = headers.read(path)
         headers.shape(header)
-        return Found(path, header)
     except UserError as error:
-        return Found(path, None, str(error))
+        return Found(path, header, str(error))
+    return Found(path, header)
 
 
 def _is_no_model(found: Found) -> bool:
@@ -165,8 +168,12 @@ def _one_model(found: Sequence[Found], models: Sequence[str]) -> None:
     for each in found:
         groups.setdefault(_identity(each, groups, loose), []).append(each)
     if len(groups) > 1:
-        listed = "; ".join(f"{_model_name(each)} ({len(each)} files)" for each in groups.values())
+        listed = "; ".join(f"{_model_name(each)} ({_files(len(each))})" for each in groups.values())
         raise UserError(f"the files are of {len(groups)} models: {clean(listed, 240)}. Name those of one")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _identity(found: Found, groups: dict[str, list[Found]], by_name: bool) -> str:
@@ -228,7 +235,8 @@ def _wanted(found: Sequence[Found], wanted: Sequence[quants.Quant], imatrix: str
 
 def _source(found: Sequence[Found]) -> Header | None:
     """The unquantized file with the most bits."""
-    fitting = [each.header for each in found if each.header is not None and label.is_unquantized(each.header)]
+    usable = (each.header for each in found if each.header is not None and not each.error)
+    fitting = [header for header in usable if label.is_unquantized(header)]
     return max(fitting, key=lambda header: header.file_bytes, default=None)
 
 
@@ -250,11 +258,12 @@ def _own_imatrix(source: Path) -> str:
         return ""
 
 
-def _with_ids(arms: Sequence[PlannedArm]) -> tuple[PlannedArm, ...]:
-    """The arms with ids made of their quants: Q4_K_M, and Q4_K_M-2 for another one."""
+def with_ids(arms: Sequence[PlannedArm]) -> tuple[PlannedArm, ...]:
+    """The arms with unique ids made of their quants, in ID_LETTERS: Q4_K_M, and Q4_K_M-2 for another one."""
     named: dict[str, PlannedArm] = {}
     for arm in arms:
-        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", arm.quant).strip("-")[:40] or "unknown"
+        joined = "".join(letter if letter in ID_LETTERS else "-" for letter in arm.quant[:40])
+        base = joined.strip("-.") or "unknown"
         candidates = (base if number == 1 else f"{base}-{number}" for number in itertools.count(1))
         ident = next(each for each in candidates if each not in named)
         named[ident] = msgspec.structs.replace(arm, id=ident)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -193,8 +193,11 @@ class Sweep:
         """One attempt at an arm, whatever comes of it: it ends done or failed, unless the sweep is stopped."""
         try:
             self._check()
-            file = self._file(planned, number)
-            self._measure(planned, arm, file, number)
+            with ExitStack() as held:
+                file = self._file(planned, number)
+                if not planned.file:
+                    held.callback(quantize.release, file)
+                self._measure(planned, arm, file, number)
             self._append(e.ArmDone(arm=planned.id, attempt=number))
         except Interrupted:
             self._skipping.clear()
