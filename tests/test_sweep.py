@@ -136,7 +136,7 @@ def perplexities(bench: Bench) -> dict[str, object]:
     }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1))
 def test_a_log_cut_anywhere_is_resumed_without_repeating_and_to_the_same_digits(
     tmp_path_factory: pytest.TempPathFactory, share: float

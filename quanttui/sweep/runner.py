@@ -357,7 +357,8 @@ class Sweep:
     def _wanted_chunks(self, arm: Arm, number: int) -> bool:
         if number > 1 or not plan.wants_perplexity(self.settings):
             return False
-        return arm.chunks_planned is None or len(arm.chunks) < arm.chunks_planned
+        planned = arm.chunks_planned
+        return planned is None or bool(plan.missing(plan.groups(self.settings, planned, arm.id), arm))
 
     def _speed(self, engine: Engine, arm: Arm, attempt: Attempt, kind: str) -> None:
         with self._phase(arm.id, kind, attempt.number, self.settings.repetitions):

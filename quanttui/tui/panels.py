@@ -394,7 +394,7 @@ def memory(at: Now) -> tuple[Metric, Panel]:
         ("░", "free", free, "dim"),
     ):
         shares.append(Share(count / total if total else 0.0, sign, role))
-        legend += [(sign, role), (f" {name} ", "dim"), (f"{gib(count, 2)}  ", "text")]
+        legend += [(sign, role), (f" {name} ", "dim"), (f"{part(count)}  ", "text")]
     trace = at.charts.memory
     dotted = "engine; dotted: all used" if trace and trace.ghost else "used"
     panel = Panel(
@@ -407,7 +407,7 @@ def memory(at: Now) -> tuple[Metric, Panel]:
         trace,
         (upcoming(at, total, used - (own or 0.0)) or dotted, _sizes(trace)),
     )
-    note = said or f"w {gib(weights, 2)} kv {gib(kv, 2)} oth {gib(other, 2)}"
+    note = said or f"w {part(weights)} kv {part(kv)} oth {part(other)}"
     return Metric("memory", value, "memory", note, level, trace=trace), panel
 
 
@@ -543,17 +543,22 @@ def ppl(value: float) -> str:
     return significant(value, 4) if value < 1e6 else f"{value:.3g}"
 
 
+def part(count: float) -> str:
+    """Bytes in few characters: GiB without a unit, little ones as 17M."""
+    return gib(count, 2) if count >= 0.1 * 2**30 else f"{count / 2**20:.0f}M" if count else "0"
+
+
 def difference(mine: ArmSummary | None) -> str:
     """The paired difference from the base in percent, with its error: `+1.7% ±0.3`."""
     delta = mine.delta if mine else None
     if delta is None:
         return ""
-    error = f" ±{_percent(delta.percent_error)}" if delta.percent_error is not None else ""
-    return f"{'+' if delta.percent >= 0 else '-'}{_percent(abs(delta.percent))}%{error}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}" if value < 1e5 else f"{value:.1e}"
+    known = delta.percent_error
+    # As many decimals as the error has a say in: its first digit is the last one shown.
+    places = 2 if not known else min(3, max(1, -math.floor(math.log10(known))))
+    places = places if abs(delta.percent) < 100 else 0
+    error = f" ±{known:.{places}f}" if known is not None else ""
+    return f"{delta.percent:+.{places}f}%{error}" if abs(delta.percent) < 1e5 else f"{delta.percent:+.1e}%"
 
 
 def _signed(value: float) -> str:

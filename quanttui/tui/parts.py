@@ -108,7 +108,8 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole screen. `t` is session time; `quiet` asks for as little painting as can be."""
+    """The whole screen. `t` is session time; `headings` are the table's by column, in order; `quiet` asks for as
+    little painting as can be."""
 
     t: float
     mode: str
@@ -129,7 +130,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Metric]
     panels: dict[str, Panel]
     rows: tuple[Row, ...]
-    columns: tuple[str, ...]
+    headings: dict[str, str]
     selected: str
     verdict: tuple[Line, ...]
     events: tuple[Entry, ...]

@@ -45,8 +45,7 @@ def over_time(series: Series, now: float, start: float, columns: int, least: flo
 def over_progress(series: Series, ghost: Series | None, span: float, columns: int, zoom: bool = True) -> Trace:
     """A curve over tokens or chunks from 0 to `span`, of one quant and dotted of another at the same places.
 
-    `zoom`: the range is that of all but the first eighth, which is unsettled (a first token after a load, a
-    perplexity of few chunks); what lies beyond it is drawn at the edge. Else an area from 0.
+    `zoom`: the range is that of the usual values; what lies beyond it is drawn at the edge. Else an area from 0.
     """
     least = max(1.0, series.width, ghost.width if ghost is not None else 0.0)
     width = column_width(span, columns, least)
@@ -56,9 +55,17 @@ def over_progress(series: Series, ghost: Series | None, span: float, columns: in
     count = min(columns, math.ceil(span / width))
     values = tuple(series.columns(0.0, width, count))
     behind = tuple(ghost.columns(0.0, width, count)) if ghost is not None else ()
-    settled = values[len(values) // 8 :], behind[len(values) // 8 : len(values)]
-    low, high = bounds([*settled[0], *settled[1]] if finite(settled[0]) else values) if zoom else (0.0, ceiling(values))
+    low, high = bounds([*_usual(values), *_usual(behind)]) if zoom else (0.0, ceiling(values))
     return Trace(values, behind, not zoom, low, high, 0.0, width)
+
+
+def _usual(values: Columns) -> list[float]:
+    """The values without the first eighth, which is unsettled (the first token after a load, a perplexity of few
+    chunks), and without one in thirty at either end; all of them where there are few."""
+    later = finite(values[len(values) // 8 :])
+    known = sorted(later or finite(values))
+    beyond = len(known) // 30
+    return known[beyond : len(known) - beyond]
 
 
 def mapped(trace: Trace, change: Callable[[float, float], float | None], high: float | None = None) -> Trace:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from quanttui.diagnosis.verdicts import Verdict
 from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant
 from quanttui.state import State
-from quanttui.summary import ArmSummary, Summary, eta, peak, phase_left
+from quanttui.summary import ArmSummary, Summary, eta, peak, phase_left, tainted
 from quanttui.transport import FROZEN, LIVE, Cursor
 from quanttui.tui import panels
 from quanttui.tui.panels import LEVELS, Charts, Now
@@ -92,7 +92,7 @@ def of(
             "speed": speed, "perplexity": perplexity, "memory": memory, "swap": swap, "bus": bus, "power": power
         },
         rows=rows,
-        columns=_columns(summary),
+        headings=_headings(summary),
         selected=chosen,
         verdict=_verdict(state, summary, chosen),
         events=_events(state, summary),
@@ -160,9 +160,10 @@ def short(phase: str) -> str:
 
 def sign(one: ArmSummary) -> Span:
     """A quant's sign and role: running, done, done with a doubt, failed, not begun."""
-    if one.outcome == "ok" and any(v.kind == "contaminated" for v in one.verdicts):
+    kinds = {v.kind for v in one.verdicts if v.kind == "contaminated" or v.phase in ("decode", "")}
+    if one.outcome == "ok" and "contaminated" in kinds:
         return "!", "bad"
-    if one.outcome == "ok" and any(v.kind == "caution" for v in one.verdicts):
+    if one.outcome == "ok" and "caution" in kinds:
         return "!", "warn"
     return SIGNS.get(one.outcome, ("✗", "bad"))
 
@@ -204,12 +205,21 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def _columns(summary: Summary) -> tuple[str, ...]:
-    """The columns that have something in them, in order; those of energy only where there is a counter."""
-    empty = set()
-    if not any(one.energy for one in summary.arms):
-        empty = {"energy", "efficiency"}
-    return tuple(key for key in COLUMNS if key not in empty)
+def _headings(summary: Summary) -> dict[str, str]:
+    """The columns that have something in them, in order; sizes in a unit that suits them all."""
+    empty = () if any(one.energy for one in summary.arms) else ("energy", "efficiency")
+    found = {key: title for key, title in COLUMNS.items() if key not in empty}
+    return found | {"size": _file_unit(summary)[0], "peak": f"peak {_memory_unit(summary)[0]}"}
+
+
+def _file_unit(summary: Summary) -> tuple[str, float]:
+    most = max((one.bytes or 0 for one in summary.arms), default=0)
+    return ("GB", 1e9) if most >= 1e8 else ("MB", 1e6)
+
+
+def _memory_unit(summary: Summary) -> tuple[str, float]:
+    most = max((peak(one) or one.bytes or 0 for one in summary.arms), default=0)
+    return ("GiB", 2.0**30) if most >= 0.1 * 2**30 else ("MiB", 2.0**20)
 
 
 def _row(at: Now, one: ArmSummary) -> Row:
@@ -217,22 +227,26 @@ def _row(at: Now, one: ArmSummary) -> Row:
     glyph, role = sign(one)
     running = one.outcome == "running"
     decoding = running and state.arm == one.id and state.phase == "decode"
+    prompt = "*" if tainted(one.verdicts, "prompt") else "…" if running and state.phase == "prompt" else ""
     taint = "*" if one.tainted else "…" if decoding else ""
+    file_unit, unit = _file_unit(at.summary)[1], _memory_unit(at.summary)[1]
     energy = one.energy
     most = peak(one)
     guess, needs = _predicted(at, one)
     cells: dict[str, Span] = {
         "quant": (f"{glyph}{clean(one.id, 24)}", role),
-        "size": (significant(one.bytes / 1e9) if one.bytes is not None else ABSENT, "text"),
+        "size": (significant(one.bytes / file_unit) if one.bytes is not None else ABSENT, "text"),
         "bits": (significant(one.bits_per_weight) if one.bits_per_weight is not None else ABSENT, "dim"),
-        "prompt": _speed(one.prompt.tok_s, one.prompt.sd, "") if one.prompt else (ABSENT, "dim"),
+        "prompt": _speed(one.prompt.tok_s, one.prompt.sd, prompt) if one.prompt else (ABSENT, "dim"),
         "gen": _speed(one.decode.tok_s, one.decode.sd, taint) if one.decode else _guess(guess),
         "bus": (percent(one.decode.mbu), "text") if one.decode and one.decode.mbu is not None else (ABSENT, "dim"),
         "ppl": _quality(one),
         "delta": _delta(at, one),
         "energy": (significant(energy.joules_per_token if energy else None), "text"),
         "efficiency": (significant(energy.tok_s_per_w if energy else None), "text"),
-        "peak": (gib(most), "text") if most is not None else (f"~{gib(needs)}" if needs else ABSENT, "dim"),
+        "peak": (significant(most / unit), "text")
+        if most is not None
+        else (f"~{significant(needs / unit)}" if needs else ABSENT, "dim"),
         "verdict": _judged(at, one),
     }
     return Row(one.id, cells)
@@ -280,11 +294,14 @@ def _judged(at: Now, one: ArmSummary) -> Span:
     if one.outcome not in ("ok", "running"):
         return clean(f"{one.outcome}: {one.error}" if one.error else one.outcome, 80), "bad"
     said = [v for v in one.verdicts if not panels.pending(at.state, one, v)]
-    words = list(dict.fromkeys(panels.flag(v) for v in said))
+    decode = [v for v in said if v.phase in ("decode", "")]
+    known = {v.words for v in decode}
+    others = [v for v in said if v.kind == "contaminated" and v not in decode and v.words not in known]
+    words = [panels.flag(v) for v in decode] + [f"{panels.flag(v)} ({short(v.phase)})" for v in others]
     again = [clean(one.reproduced, 60)] if one.reproduced else []
     if not words:
         return (", ".join(again) or (short(at.state.phase) if one.outcome == "running" else "ok")), "dim"
-    return "  ".join([*words[:2], *again]), LEVELS[said[0].kind]
+    return "  ".join([*words[:2], *again]), LEVELS[(decode or others)[0].kind]
 
 
 # --- the bottom -----------------------------------------------------------------------------------------------------

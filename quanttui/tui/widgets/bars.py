@@ -218,7 +218,10 @@ def status(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     room = width - length(left) - length(tail) - 6
     probes = glyphs.text(view.probes)
     if room > 12 and probes:
-        left += [("  │ ", "border"), (pad(probes, room).rstrip() if width_of(probes) > room else probes, "dim")]
+        left += [
+            ("  │ " if cost else "", "border"),
+            (pad(probes, room).rstrip() if width_of(probes) > room else probes, "dim"),
+        ]
     return [sides(left, tail, width, glyphs)]
 
 

@@ -71,7 +71,7 @@ def sides(left: Iterable[Span], right: Iterable[Span], width: int, glyphs: Glyph
     head, tail = shown(left, glyphs), shown(right, glyphs)
     space = width - length(head) - length(tail)
     if not tail or (space < 1 and width - length(head) < LEAST_RIGHT + 2):
-        return crop(head, width)
+        return crop(cut(head, width, glyphs), width)
     if space < 1:
         space, tail = 2, cut(tail, width - length(head) - 2, glyphs)
     return (*head, (" " * space, ""), *tail)
@@ -80,7 +80,7 @@ def sides(left: Iterable[Span], right: Iterable[Span], width: int, glyphs: Glyph
 def cut(spans: Line, width: int, glyphs: Glyphs) -> Line:
     """Spans made to fit `width` cells, with a sign at the end where something was cut off."""
     mark = glyphs.text("…")
-    return spans if length(spans) <= width else (*crop(spans, width - len(mark)), (mark, "dim"))
+    return spans if length(spans) <= width else (*crop(spans, max(0, width - len(mark))), (mark, "dim"))
 
 
 def rule(width: int, glyphs: Glyphs) -> Line:

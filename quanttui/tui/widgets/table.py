@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Row, Span, View
-from quanttui.tui.view import COLUMNS
 from quanttui.tui.widgets.sheet import crop, framed, pad, width_of
 
 FIRST_OUT = ("bits", "energy", "prompt", "size", "efficiency", "bus", "peak", "delta", "ppl")
@@ -14,7 +13,9 @@ FIRST_OUT = ("bits", "energy", "prompt", "size", "efficiency", "bus", "peak", "d
 
 LEFT = ("quant", "verdict")
 SHORT = {"prompt": "prompt", "gen": "gen", "ppl": "ppl", "peak": "peak"}
-"""Headings where the whole table is narrow."""
+"""Headings where the whole table is narrower than NARROW."""
+
+NARROW = 100
 
 SELECTED = "+"
 """Appended to a role: the same on the background of the selected row."""
@@ -38,9 +39,8 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     if width <= 0 or height <= 0:
         return []
     keys, widths = fitted(view, width, glyphs)
-    narrow = width < 100
-    titles = {key: SHORT.get(key, COLUMNS[key]) if narrow else COLUMNS[key] for key in keys}
-    heading = [(pad(glyphs.text(titles[key]), widths[key], key not in LEFT) + "  ", "dim") for key in keys]
+    titles = headings(view, width, glyphs)
+    heading = [(pad(titles[key], widths[key], key not in LEFT) + "  ", "dim") for key in keys]
     lines = [crop(heading, width)]
     first, last = window(view.rows, view.selected, height - 1)
     for row in view.rows[first:last]:
@@ -70,13 +70,11 @@ def window(rows: Sequence[Row], selected: str, height: int) -> tuple[int, int]:
 
 def fitted(view: View, width: int, glyphs: Glyphs) -> tuple[list[str], dict[str, int]]:
     """The columns that fit and their widths: as wide as what is in them, the verdict with what is left over."""
-    keys = list(view.columns)
-    narrow = width < 100
+    keys = list(view.headings)
     widths = {}
-    for key in keys:
-        title = SHORT.get(key, COLUMNS[key]) if narrow else COLUMNS[key]
+    for key, title in headings(view, width, glyphs).items():
         cells = [glyphs.text(row.cells[key][0]) for row in view.rows]
-        widths[key] = max(width_of(text) for text in (glyphs.text(title), *cells))
+        widths[key] = max(width_of(text) for text in (title, *cells))
     widths["quant"] = min(widths.get("quant", 0), max(6, width // 5))
     wanted = min(widths.get("verdict", 0), max(18, width // 3))
     for key in FIRST_OUT:
@@ -87,6 +85,12 @@ def fitted(view: View, width: int, glyphs: Glyphs) -> tuple[list[str], dict[str,
     if "verdict" in keys:
         widths["verdict"] = max(0, width - sum(widths[k] + 2 for k in keys if k != "verdict"))
     return keys, widths
+
+
+def headings(view: View, width: int, glyphs: Glyphs) -> dict[str, str]:
+    """The headings by column, shorter ones where the table is narrow."""
+    short = SHORT if width < NARROW else {}
+    return {key: glyphs.text(short.get(key, title)) for key, title in view.headings.items()}
 
 
 def _line(row: Row, keys: list[str], widths: dict[str, int], width: int, glyphs: Glyphs, selected: bool) -> Line:
