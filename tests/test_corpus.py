@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -92,3 +93,24 @@ def test_no_network_is_one_line_with_the_way_out(tmp_path: Path, failure: Except
     with pytest.raises(UserError, match=r"wikitext-2: cannot be fetched \(.*\): .*--text FILE") as refused:
         corpus.wikitext(tmp_path / "wiki.test.raw", fetch=fetch)
     assert str(refused.value).isprintable()
+
+
+def test_a_fetch_that_takes_too_long_is_ended_and_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be fetched \(it took more than 0 s\): .*--text FILE"):
+        corpus.wikitext(tmp_path / "wiki.test.raw", fetch=lambda: corpus.rows(seconds=0.001))
+
+
+def test_the_real_library_without_a_network_is_one_line_and_stays_out_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match=r"cannot be fetched \(.*cannot be reached.*\): .*--text FILE") as refused:
+        corpus.text("wikitext-2", cache=tmp_path)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 300
+    assert "datasets" not in sys.modules
+
+
+def test_what_is_kept_is_found_in_the_cache_that_was_named(tmp_path: Path, shared: Path) -> None:
+    (tmp_path / "wiki.test.raw").write_bytes((shared / "data" / "wiki.test.raw").read_bytes())
+    assert corpus.text("wikitext-2", cache=tmp_path).path == tmp_path / "wiki.test.raw"

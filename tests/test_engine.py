@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import select
 import signal
@@ -91,11 +90,6 @@ def scored(
     return found
 
 
-def value(found: dict[int, e.Perplexity]) -> float:
-    """Perplexity over all tokens: exp of the mean nll."""
-    return math.exp(sum(event.nll for event in found.values()) / sum(event.scored for event in found.values()))
-
-
 def only(kind: type, answers: list[protocol.Answer]) -> list[protocol.Answer]:
     return [answer for answer in answers if isinstance(answer, kind)]
 
@@ -174,18 +168,6 @@ def test_the_raw_rows_are_what_the_events_sum_up(start: Starter, tmp_path: Path)
         assert (rows > 0).all()
 
 
-def test_chunks_decoded_in_pieces_score_as_those_decoded_whole(start: Starter, tmp_path: Path) -> None:
-    """n_batch below n_ctx takes the other way through llama-perplexity's loop."""
-    whole = chunks_of(start(), tmp_path / "whole", pocket.TEXT, SETTINGS)
-    pieces = chunks_of(start(), tmp_path / "pieces", pocket.TEXT, e.Settings(**{**vars_of(SETTINGS), "batch": 48}))
-    for chunk, event in whole.items():
-        assert pieces[chunk].nll == pytest.approx(event.nll, rel=1e-3)
-
-
-def vars_of(settings: e.Settings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in settings.__struct_fields__}
-
-
 def test_speed_and_perplexity_may_follow_each_other_in_one_engine(start: Starter, tmp_path: Path) -> None:
     engine = start()
     load(engine)
@@ -196,25 +178,6 @@ def test_speed_and_perplexity_may_follow_each_other_in_one_engine(start: Starter
     values = [[event.nll for event in events if isinstance(event, e.Perplexity)] for events in (first, second)]
     assert values[0] == values[1] and len(values[0]) == 2
     assert len(only(e.ContextMade, second)) == 1
-
-
-LLAMA_PERPLEXITY = {"F16": (1, 96.8826), "Q8_0": (7, 97.0459), "Q4_K_M": (15, 98.9794), "Q2_K": (10, 305.2207)}
-"""What llama-perplexity printed for stories260K-pad256 over the first 20 chunks of wiki.test.raw (AVX-512 CPU)."""
-
-
-@pytest.mark.parametrize("quant", LLAMA_PERPLEXITY)
-def test_perplexity_is_llama_perplexitys(start: Starter, tmp_path: Path, shared: Path, quant: str) -> None:
-    source, text = shared / "data" / "stories260K-pad256-F16.gguf", shared / "data" / "wiki.test.raw"
-    ftype, printed = LLAMA_PERPLEXITY[quant]
-    engine, file = start(), source
-    if quant != "F16":
-        file = tmp_path / "quant.gguf"
-        request = protocol.Quantize(arm="A", source=str(source), target=str(file), quant=quant, ftype=ftype, threads=2)
-        list(engine.ask(request, 300))
-    settings = e.Settings(threads=os.cpu_count() or 1, chunks=20)
-    load(engine, file, settings)
-    # Another instruction set rounds otherwise: on AVX-512 all four decimals agree.
-    assert value(scored(engine, tmp_path / "raw", text, settings)) == pytest.approx(printed, rel=2e-3)
 
 
 def test_quantizing_makes_the_whole_target_or_nothing(start: Starter, tmp_path: Path) -> None:

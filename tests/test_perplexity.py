@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quanttui import events as e
+from quanttui import quants
+from quanttui.engine import protocol
+from quanttui.engine.process import Engine
 from quanttui.errors import UserError
 from quanttui.measure import perplexity
 from quanttui.measure.counters import Meter
 from quanttui.measure.perplexity import Frame, Raw
 from quanttui.measure.speed import Clock
+from quanttui.models import pocket
+from quanttui.stats import intervals
 
 VOCABULARY = 11
 BOS = 1
 
+ordinary, extreme = st.floats(-60, 60, width=32), st.floats(-(2.0**100), 2.0**100, width=32)
 logits_and_targets = st.integers(1, 6).flatmap(
     lambda rows: st.integers(1, 300).flatmap(
         lambda width: st.tuples(
-            hnp.arrays(np.float32, (rows, width), elements=st.floats(-60, 60, width=32)),
+            hnp.arrays(np.float32, (rows, width), elements=ordinary | extreme),
             hnp.arrays(np.int32, rows, elements=st.integers(0, width - 1)),
         )
     )
@@ -36,8 +44,8 @@ def exact(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]) -> np
     """The same in float64 throughout."""
     wide = logits.astype(np.float64)
     peak = wide.max(axis=1, keepdims=True)
-    total = np.log(np.exp(wide - peak).sum(axis=1)) + peak[:, 0]
-    return np.asarray(total - wide[np.arange(len(targets)), targets])
+    above = wide[np.arange(len(targets)), targets] - peak[:, 0]
+    return np.asarray(np.log(np.exp(wide - peak).sum(axis=1)) - above)
 
 
 @given(logits_and_targets)
@@ -52,7 +60,7 @@ def test_nll_is_the_log_softmax_to_single_precision(
 def test_nll_does_not_change_when_all_logits_shift(
     pair: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]], shift: int
 ) -> None:
-    logits, targets = np.round(pair[0]), pair[1]
+    logits, targets = np.round(np.clip(pair[0], -60, 60)), pair[1]
     moved = logits + np.float32(shift)
     assert (perplexity.nll(logits, targets) == perplexity.nll(moved, targets)).all()
 
@@ -92,7 +100,8 @@ class Echo:
     It keeps what it was given, and holds llama.cpp to account: outputs lie in the order of submission.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int = VOCABULARY) -> None:
+        self.vocabulary = vocabulary
         self.wiped = 0
         self.submitted: list[tuple[npt.NDArray[np.int32], int, npt.NDArray[np.bool_]]] = []
 
@@ -108,11 +117,11 @@ class Echo:
         assert wanted[index]
         chosen = [at for at in range(index, len(flat)) if wanted[at]][:rows]
         width = tokens.shape[1]
-        return np.stack([row(int(flat[at]), position + at % width) for at in chosen])
+        return np.stack([row(int(flat[at]), position + at % width, self.vocabulary) for at in chosen])
 
 
-def row(token: int, position: int) -> npt.NDArray[np.float32]:
-    return np.random.default_rng((token, position)).normal(size=VOCABULARY).astype(np.float32)
+def row(token: int, position: int, vocabulary: int = VOCABULARY) -> npt.NDArray[np.float32]:
+    return np.random.default_rng((token, position)).normal(size=vocabulary).astype(np.float32)
 
 
 def expected_rows(tokens: npt.NDArray[np.int32], context: int, bos: int | None) -> npt.NDArray[np.float64]:
@@ -211,3 +220,194 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         list(perplexity.score(Broken(), Frame(8, 8, None), tokens, unit, 1, raw, Clock(), Meter()))
     raw.close()
     assert (tmp_path / "nll").stat().st_size == 0
+
+
+def test_a_large_vocabulary_is_scored_in_blocks_to_the_same_bits(tmp_path: Path) -> None:
+    context, width = 20, 150_000
+    assert 9 * width > perplexity.BLOCK
+    tokens = np.arange(context, dtype=np.int32)
+    raw = Raw(tmp_path / "nll", "nll")
+    unit = e.Unit(arm="A", kind="perplexity", index=0)
+    frame = Frame(context, context, None, threads=2)
+    list(perplexity.score(Echo(width), frame, tokens, unit, 1, raw, Clock(), Meter()))
+    raw.close()
+    places = range(10, 19)
+    logits = np.stack([row(at, at, width) for at in places])
+    assert (np.fromfile(tmp_path / "nll", "<f8") == perplexity.nll(logits, tokens[11:20])).all()
+
+
+def test_only_the_decoding_is_counted(tmp_path: Path) -> None:
+    """Of a chunk that goes in pieces, what scoring the first of them takes is not the decoding's."""
+
+    class Ticks(Meter):
+        """Every reading and every scored piece takes one tick of CPU time, a decode 100."""
+
+        now = 0
+
+        def read(self) -> int:  # type: ignore[override]
+            self.now += 1
+            return self.now
+
+        def since(self, before: int) -> e.Counters:  # type: ignore[override]
+            return e.Counters(cpu_ns=self.now - before, rss=self.now)
+
+    class Busy(Echo):
+        def decode(self, *args: object) -> None:
+            super().decode(*args)  # type: ignore[arg-type]
+            meter.now += 100
+
+        def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
+            meter.now += 10_000
+            return super().logits(index, rows)
+
+    meter, raw = Ticks(), Raw(tmp_path / "nll", "nll")
+    unit, tokens = e.Unit(arm="A", kind="perplexity", index=0), np.zeros(16, np.int32)
+    *_, done = perplexity.score(Busy(), Frame(16, 4, None), tokens, unit, 1, raw, Clock(), meter)
+    raw.close()
+    assert isinstance(done, e.UnitDone)
+    assert done.counters.cpu_ns == 400 and done.counters.majflt is None
+    assert done.counters.rss == meter.now - 10_000
+
+
+@pytest.mark.parametrize(("index", "count", "batch"), [(2, 1, 16), (0, 3, 16), (0, 2, 8), (-1, 1, 16)])
+def test_chunks_that_do_not_exist_or_do_not_go_together_are_refused(
+    tmp_path: Path, index: int, count: int, batch: int
+) -> None:
+    unit, tokens = e.Unit(arm="A", kind="perplexity", index=index, count=count), np.zeros(20, np.int32)
+    raw = Raw(tmp_path / "nll", "nll")
+    with pytest.raises(UserError, match=r"A perplexity .*: there are no such chunks"):
+        list(perplexity.score(Echo(), Frame(8, batch, None), tokens, unit, 2, raw, Clock(), Meter()))
+    raw.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_full_disk_is_told_with_the_files_name() -> None:
+    raw = Raw(Path("/dev/full"), "raw/A.nll")
+    with pytest.raises(OSError, match="No space left") as full:
+        raw.put(3, np.zeros(4))
+    raw.close()
+    assert full.value.filename == "/dev/full"
+
+
+def test_a_raw_file_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "raw").touch()
+    with pytest.raises(UserError, match=r"raw/A\.nll: cannot be written"):
+        Raw(tmp_path / "raw" / "A.nll", "raw/A.nll")
+
+
+# -- with the real llama.cpp
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine.start(tmp_path_factory.mktemp("engine") / "stderr.txt", time.monotonic_ns()) as running:
+        yield running
+
+
+def decoded(engine: Engine, raw: Path, model: Path, text: Path, settings: e.Settings) -> list[protocol.Answer]:
+    """What an engine answers while it scores the first `settings.chunks` chunks of the text, group by group."""
+    list(engine.ask(protocol.Load(arm="A", file=str(model), settings=settings)))
+    together, chunks = perplexity.group(settings.context, settings.batch), settings.chunks or 0
+    answers = []
+    for first in range(0, chunks, together):
+        unit = e.Unit(arm="A", kind="perplexity", index=first, count=min(together, chunks - first))
+        answers += list(engine.ask(protocol.Score(unit=unit, text=str(text), chunks=chunks, raw=str(raw))))
+    return answers
+
+
+def printed(told: list[e.Perplexity], chunks: int) -> str:
+    """The final estimate of the first chunks, as llama-perplexity prints it."""
+    first = [event for event in told if event.chunk < chunks]
+    assert [event.chunk for event in first] == list(range(chunks))
+    sums = sum(event.scored for event in first), sum(event.nll for event in first), sum(event.nll2 for event in first)
+    ppl, error = intervals.perplexity(*sums)
+    return f"{ppl:.4f} +/- {error:.5f}"
+
+
+Scores = Callable[[str, int], list[e.Perplexity]]
+
+
+@pytest.fixture(scope="module")
+def scores(engine: Engine, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    """Scores chunks of wiki.test.raw on a quant of stories260K-pad256 that our own Quantize made; each quant once."""
+    data, folder = shared / "data", tmp_path_factory.mktemp("quants")
+    source = data / "stories260K-pad256-F16.gguf"
+    known: dict[str, list[e.Perplexity]] = {}
+
+    def scored(name: str, chunks: int) -> list[e.Perplexity]:
+        if len(known.get(name, ())) < chunks:
+            file, quant = source, quants.named(name)
+            assert quant is not None
+            if name != "F16":
+                file = folder / f"{name}.gguf"
+                list(
+                    engine.ask(
+                        protocol.Quantize(
+                            arm="A", source=str(source), target=str(file), quant=name, ftype=quant.ftype
+                        )
+                    )
+                )
+            settings = e.Settings(threads=1, chunks=chunks)
+            answers = decoded(engine, folder / "raw", file, data / "wiki.test.raw", settings)
+            known[name] = [answer for answer in answers if isinstance(answer, e.Perplexity)]
+        return known[name]
+
+    return scored
+
+
+@pytest.fixture(scope="module")
+def exact_here(engine: Engine) -> bool:
+    """Whether this CPU rounds as the one on which llama-perplexity printed what is expected."""
+    (described,) = engine.ask(protocol.Describe())
+    assert isinstance(described, protocol.Described)
+    return "AVX512 = 1" in described.build.system_info
+
+
+@pytest.mark.parametrize(
+    ("name", "chunks", "expected"),
+    [
+        ("F16", 64, "150.8483 +/- 4.78481"),
+        ("F16", 20, "96.8826 +/- 4.80082"),
+        ("Q8_0", 20, "97.0459"),
+        ("Q6_K", 20, "98.8852"),
+        ("Q5_K_M", 20, "97.6630"),
+        ("Q4_K_M", 20, "98.9794"),
+        ("Q3_K_M", 20, "121.2175"),
+        ("Q2_K", 20, "305.2207"),
+    ],
+)
+def test_a_perplexity_is_what_llama_perplexity_prints(
+    scores: Scores, exact_here: bool, name: str, chunks: int, expected: str
+) -> None:
+    """All decimals that it prints, on a CPU with AVX-512; elsewhere sums are rounded in another order."""
+    found = printed(scores(name, chunks), chunks)
+    if exact_here:
+        assert found.startswith(expected)
+    else:
+        assert float(found.split()[0]) == pytest.approx(float(expected.split()[0]), rel=2e-3)
+
+
+POCKET = e.Settings(threads=1, context=64, batch=256, chunks=6)
+
+
+def test_a_shorter_last_group_goes_through_the_context_of_a_whole_one(engine: Engine, tmp_path: Path) -> None:
+    answers = decoded(engine, tmp_path / "raw", pocket.MODEL, pocket.TEXT, POCKET)
+    (made,) = [answer for answer in answers if isinstance(answer, e.ContextMade)]
+    assert (made.n_seq, made.n_batch, made.phase) == (4, 256, "perplexity")
+    whole = decoded(engine, tmp_path / "raw", pocket.MODEL, pocket.TEXT, e.Settings(**{**as_dict(POCKET), "chunks": 8}))
+    short, long = ([a.nll for a in some if isinstance(a, e.Perplexity)][:6] for some in (answers, whole))
+    assert short[:4] == long[:4] and short == pytest.approx(long, rel=1e-3)
+
+
+def test_a_batch_below_the_context_decodes_a_chunk_in_pieces(engine: Engine, tmp_path: Path) -> None:
+    pieces = e.Settings(**{**as_dict(POCKET), "batch": 24, "chunks": 3})
+    answers = decoded(engine, tmp_path / "raw", pocket.MODEL, pocket.TEXT, pieces)
+    (made,) = [answer for answer in answers if isinstance(answer, e.ContextMade)]
+    assert (made.n_seq, made.n_batch) == (1, 24)
+    whole = decoded(engine, tmp_path / "raw", pocket.MODEL, pocket.TEXT, POCKET)
+    cut, uncut = ([a.nll for a in some if isinstance(a, e.Perplexity)][:3] for some in (answers, whole))
+    assert cut == pytest.approx(uncut, rel=1e-3)
+
+
+def as_dict(settings: e.Settings) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in settings.__struct_fields__}

@@ -253,9 +253,7 @@ class Engine:
         raw = perplexity.Raw(Path(request.raw), request.file)
         try:
             unit, chunks = request.unit, request.chunks
-            self._tell_all(
-                perplexity.score(context, frame, tokens, unit, chunks, raw, self._clock, self._meter)
-            )
+            self._tell_all(perplexity.score(context, frame, tokens, unit, chunks, raw, self._clock, self._meter))
         finally:
             raw.close()
 

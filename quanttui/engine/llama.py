@@ -139,7 +139,6 @@ class Log:
         said = (_PREFIX.sub("", line, count=1) for level, line in reversed(self.lines) if level == _ERROR)
         return clean(next((line for line in said if not _SAYS_NOTHING.match(line)), otherwise), 200)
 
-
     def outcome(self, otherwise: str) -> str:
         """oom if an error since the mark speaks of memory that could not be had."""
         wanting = any(level == _ERROR and OUT_OF_MEMORY.search(line) for level, line in self.lines)

@@ -182,7 +182,7 @@ class Engine:
                 if isinstance(answer, protocol.Refusal):
                     if self._interrupted.is_set():
                         raise Interrupted
-                    raise Refused(answer.outcome, answer.error, stderr=self._last_lines())
+                    raise Refused(answer.outcome, answer.error)
                 yield answer
         finally:
             with self._lock:

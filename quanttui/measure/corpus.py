@@ -1,6 +1,7 @@
 """Texts to measure perplexity on: a file, the pocket model's own held-out text, or WikiText-2's test part.
 
 Owns where a text lies and its digest. A text is bytes in a file; what it means is the tokenizer's business.
+`python -m quanttui.measure.corpus` fetches WikiText-2's rows for `rows`, and prints them as JSON.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +25,12 @@ WIKITEXT = "wikitext-2"
 WIKITEXT_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"
 """Of wiki.test.raw as everybody's perplexities are measured on it (1,290,590 bytes)."""
 
+FETCH_SECONDS = 300.0
+"""How long fetching it may take in all."""
+
+ANSWER_SECONDS = 5.0
+"""How long the Hub may take to answer at all: the library itself tries for half a minute before it gives up."""
+
 
 class Text(msgspec.Struct, frozen=True):
     """A text in a file: absolute `path`, hexadecimal `sha256`, a `name` for people."""
@@ -31,8 +40,8 @@ class Text(msgspec.Struct, frozen=True):
     name: str
 
 
-def text(spec: str) -> Text:
-    """The text that `spec` names: "pocket", "wikitext-2", or a file.
+def text(spec: str, cache: Path | None = None) -> Text:
+    """The text that `spec` names: "pocket", "wikitext-2" (kept in the folder `cache`, else the user's), or a file.
 
     Raises:
         UserError: it cannot be read or fetched, with what to do instead.
@@ -42,7 +51,7 @@ def text(spec: str) -> Text:
 
         return _file(Path(pocket.TEXT), "pocket held-out text")
     if spec in (WIKITEXT, "wikitext", "wikitext2"):
-        return wikitext(paths.cache_dir() / "wiki.test.raw")
+        return wikitext((cache or paths.cache_dir()) / "wiki.test.raw")
     return _file(Path(spec), Path(spec).name)
 
 
@@ -56,15 +65,27 @@ def _file(path: Path, name: str) -> Text:
     return Text(path.resolve(), hashlib.sha256(data).hexdigest(), clean(name))
 
 
-def rows() -> Iterable[str]:
-    """WikiText-2's test part as the `datasets` library has it. Raises whatever its transport raises."""
-    import datasets
+def rows(seconds: float = FETCH_SECONDS) -> list[str]:
+    """WikiText-2's test part as the `datasets` library has it.
 
-    datasets.disable_progress_bars()
-    for library in ("datasets", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)  # its retries would stand before our one line
-    found: Iterable[str] = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
-    return found
+    Fetched in a process of its own: the library takes well over 100 MiB of memory, which would lie beside what is to
+    be measured, and it can be ended when it takes too long.
+
+    Raises:
+        OSError: it could not be had, in one line.
+    """
+    command = [sys.executable, "-m", "quanttui.measure.corpus"]
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"it took more than {seconds:.0f} s") from None
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise OSError(said[-1])
+    return msgspec.json.decode(done.stdout, type=list[str])
 
 
 def wikitext(kept: Path, fetch: Callable[[], Iterable[str]] = rows) -> Text:
@@ -115,3 +136,50 @@ def _keep(path: Path, data: bytes) -> None:
     except OSError:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _fetch() -> Iterable[str]:
+    """The rows, from the library's own cache where they lie there."""
+    import datasets
+    from huggingface_hub import constants
+
+    datasets.disable_progress_bars()
+    for library in ("datasets", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    reachable = _answers(constants.ENDPOINT)
+    if not reachable:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        found: Iterable[str] = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
+        return found
+    except Exception as error:
+        if reachable:
+            raise
+        raise ConnectionError(f"{constants.ENDPOINT} cannot be reached, and its cache does not have it") from error
+
+
+def _answers(address: str) -> bool:
+    """Whether anything can be had from there, through the library's own client and so its proxies."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(address, timeout=ANSWER_SECONDS)
+    except Exception:  # the client raises whatever its transport does
+        return False
+    return True
+
+
+def main() -> None:
+    """Print the rows as JSON, or why not in one line on stderr."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        found = list(_fetch())
+    except Exception as error:  # the library raises whatever its transport does
+        sys.exit(str(error).strip().split("\n")[0] or type(error).__name__)
+    with os.fdopen(out, "wb") as stream:
+        stream.write(msgspec.json.encode(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -143,7 +143,7 @@ def score(
 def _cut(tokens: TokenArray, unit: Unit, frame: Frame) -> TokenArray:
     """The unit's chunks, [count, context]."""
     size, end = frame.context, unit.index + unit.count
-    if unit.count > group(size, frame.batch) or end * size > len(tokens):
+    if unit.index < 0 or unit.count > group(size, frame.batch) or end * size > len(tokens):
         raise UserError(
             f"{unit.id}: there are no such chunks: the text makes {len(tokens) // size} of {size} tokens, and "
             f"{group(size, frame.batch)} go together with batch {frame.batch}"

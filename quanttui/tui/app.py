@@ -267,6 +267,11 @@ class Monitor(App[str]):
         return self._settled and self.view is not None
 
     @property
+    def sweeping(self) -> bool:
+        """Whether the sweep of this process still runs."""
+        return self._sweeping.is_set()
+
+    @property
     def error(self) -> Exception | None:
         """What ended the app, if something did."""
         return self._exception
@@ -366,7 +371,7 @@ class Monitor(App[str]):
 
     def action_leave(self) -> None:
         """Quit at once, or ask while a sweep of this process runs."""
-        if not self._sweeping.is_set() or self.view is None:
+        if not self.sweeping or self.view is None:
             self.exit(QUIT)
             return
         self.push_screen(Leave(self.view, self._glyphs, self._themes[self.theme].palette()), self._answered)

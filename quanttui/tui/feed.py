@@ -23,14 +23,15 @@ AHEAD = 20_000
 POLL = 0.1
 """Seconds between looks at the log."""
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 
 
 class Follower(threading.Thread):
     """Reads a log from a byte offset on and goes on as it grows. `queue` is drained by one other thread."""
 
-    def __init__(self, folder: Path, offset: int = 0) -> None:
+    def __init__(self, folder: Path, offset: int = 0, ahead: int = AHEAD) -> None:
         super().__init__(name="follower", daemon=True)
+        self.ahead = ahead
         self.queue: deque[e.Event | e.Unknown] = deque()
         self.poll = POLL
         self.at_end = False
@@ -43,7 +44,7 @@ class Follower(threading.Thread):
     def run(self) -> None:
         try:
             while not self._over:
-                read = len(self.queue) < AHEAD and self._read()
+                read = len(self.queue) < self.ahead and self._read()
                 if not read:
                     self._wake.wait(self.poll)
                     self._wake.clear()
@@ -75,14 +76,19 @@ class Follower(threading.Thread):
 class Feed:
     """The state at a cursor. `state` is changed only by `advance` and `seek`, in the thread that calls them.
 
+    Args:
+        folder: the session's.
+        ahead: events that may wait to be folded; a block of the log comes on top.
+
     Raises:
         UserError: the folder holds no session.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ahead: int = AHEAD) -> None:
         self.folder = folder
         self.state = fold.State()
-        self._follower = Follower(folder)
+        self._ahead = ahead
+        self._follower = Follower(folder, ahead=ahead)
         self._follower.start()
 
     def advance(self, t: float | None, budget: float = 0.05) -> bool:
@@ -120,9 +126,14 @@ class Feed:
 
     def _restart(self, offset: int, state: fold.State) -> None:
         self._follower.stop()
-        self._follower = Follower(self.folder, offset)
+        self._follower = Follower(self.folder, offset, self._ahead)
         self._follower.start()
         self.state = state
+
+    @property
+    def waiting(self) -> int:
+        """Events that were read and not folded yet."""
+        return len(self._follower.queue)
 
     @property
     def poll(self) -> float:

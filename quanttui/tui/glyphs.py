@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from quanttui.errors import UserError
+from quanttui.format import clean
 
 NAMES = ("braille", "block", "ascii")
 
@@ -47,7 +48,12 @@ class Glyphs:
     plain: bool
 
     def text(self, words: str) -> str:
-        """Text as this set can show it. May be longer than it was, so pad afterwards."""
+        """Text as this set can show it. May be longer than it was, so pad afterwards.
+
+        Everything shown passes here, so here is the last door that a control character could slip through.
+        """
+        if not words.isprintable():
+            words = clean(words)
         if not self.plain or words.isascii():
             return words
         return words.translate(self.table).encode("ascii", "replace").decode()

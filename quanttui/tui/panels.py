@@ -555,7 +555,7 @@ def difference(mine: ArmSummary | None) -> str:
         return ""
     known = delta.percent_error
     # As many decimals as the error has a say in: its first digit is the last one shown.
-    places = 2 if not known else min(3, max(1, -math.floor(math.log10(known))))
+    places = 2 if not known else min(2, max(1, -math.floor(math.log10(known))))
     places = places if abs(delta.percent) < 100 else 0
     error = f" ±{known:.{places}f}" if known is not None else ""
     return f"{delta.percent:+.{places}f}%{error}" if abs(delta.percent) < 1e5 else f"{delta.percent:+.1e}%"

@@ -11,6 +11,8 @@ from quanttui.series import Series, column_width
 
 Columns = tuple["float | None", ...]
 
+_HUGE = 1e300
+
 _STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
 
@@ -92,8 +94,8 @@ def joined(trace: Trace, slow: Callable[[float], float]) -> Trace:
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
-    """The values that are numbers."""
-    return [value for value in values if value is not None and math.isfinite(value)]
+    """The values that are numbers, and not so large that a range of them is none."""
+    return [value for value in values if value is not None and abs(value) < _HUGE]
 
 
 def ceiling(values: Iterable[float | None], binary: bool = False) -> float:

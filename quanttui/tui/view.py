@@ -275,16 +275,20 @@ def _delta(at: Now, one: ArmSummary) -> Span:
 
 
 def _predicted(at: Now, one: ArmSummary) -> tuple[float | None, float | None]:
-    """Speed and memory of a quant that has not begun, from one whose speed the memory bandwidth sets."""
+    """Speed and memory of a quant that has not begun.
+
+    The speed by one whose speed the memory bandwidth sets, the memory by what the last one needed beside its file.
+    """
     if one.outcome != "planned" or not one.bytes:
         return None, None
+    beside = [most - known.bytes for known in at.summary.arms if known.bytes and (most := peak(known)) is not None]
     walls = [
         known for known in at.summary.arms
         if known.decode and known.bytes and any(v.code == "bandwidth-wall" for v in known.verdicts)
     ]  # fmt: skip
     known = walls[-1] if walls else None
     rate = known.decode.tok_s * known.bytes / one.bytes if known and known.decode and known.bytes else None
-    return rate, float(one.bytes)
+    return rate, one.bytes + max(0.0, beside[-1] if beside else 0.0)
 
 
 def _judged(at: Now, one: ArmSummary) -> Span:

@@ -11,8 +11,8 @@ from quanttui.tui.parts import Entry, Line, Mark, Span, Stretch, View
 from quanttui.tui.widgets.sheet import crop, cut, length, pad, rule, shown, sides, width_of
 
 LETTERS = {
-    "quantize": "Q", "hash": "H", "load": "L", "bandwidth": "B", "warm": "W", "prompt": "P", "decode": "G", "perplexity": "X",
-    "task": "T", "cool": "C",
+    "quantize": "Q", "hash": "H", "load": "L", "bandwidth": "B", "warm": "W", "prompt": "P", "decode": "G",
+    "perplexity": "X", "task": "T", "cool": "C",
 }  # fmt: skip
 """A phase's letter in the lane."""
 

@@ -29,7 +29,7 @@ def _line(one: Metric, width: int, glyphs: Glyphs) -> Line:
     cells = chart_cells(width)
     name = (f" {one.name:<{NAME - 1}}", "dim")
     if one.why:
-        return crop(shown([name, (f"{one.value}: {one.why}", "dim")], glyphs), width)
+        return crop(cut(shown([name, (f"{one.value}: {one.why}", "dim")], glyphs), width, glyphs), width)
     if cells < 8:
         return _bare(one, width, glyphs)
     value = (pad(glyphs.text(one.value), VALUE, right=True), one.role)

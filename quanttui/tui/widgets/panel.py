@@ -47,11 +47,12 @@ def bar(shares: Sequence[Share], width: int, glyphs: Glyphs) -> Line:
     """Parts of a whole side by side; every part that is not nothing has at least a cell while there is room."""
     spans: list[Span] = []
     used, reached = 0, 0.0
+    left = sum(share.share > 0 for share in shares)
     for share in shares:
         reached += share.share
-        cells = min(width, max(round(reached * width), used + (share.share > 0))) - used
-        if cells > 0:
-            spans.append((share.sign * cells, share.role))
-            used += cells
+        left -= share.share > 0
+        end = max(used, min(width - left, max(round(reached * width), used + (share.share > 0))))
+        spans.append((share.sign * (end - used), share.role))
+        used = end
     line = shown(spans, glyphs)
     return crop(line, min(width, length(line)))

@@ -1,0 +1,485 @@
+"""The whole screen: what it shows at fixed moments, what its keys do, and that a sweep outlives it.
+
+The expected screens lie in tests/snapshots; QUANTTUI_REGENERATE=1 writes them anew, to be read before they are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import builders
+import msgspec
+import pytest
+from textual.geometry import Size
+from textual.pilot import Pilot
+
+from quanttui import events as e
+from quanttui import paths, session
+from quanttui.errors import UserError
+from quanttui.tui import app as tui
+from quanttui.tui import keys
+from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, screen_text, snapshot
+from quanttui.tui.screens.over import Help, Leave
+
+GOLDEN = Path(__file__).parent / "snapshots"
+SIZES = ("40x10", "80x24", "120x40", "200x50")
+
+NOTE = "CPU-only build: reinstall llama-cpp-python with CMAKE_ARGS=-DGGML_CUDA=on"
+ARMS = (
+    builders.Arm("Q8_0", chunks=12, tokens=64),
+    builders.Arm("Q6_K", chunks=12, tokens=64, tok_s=21.0, ppl=8.05),
+    builders.Arm("Q5_K_M", chunks=12, tokens=64, tok_s=3.1, swap=0.021, ppl=8.1),
+    builders.Arm("Q4_K_M", chunks=12, tokens=64, tok_s=25.0, ppl=8.2),
+    builders.Arm("Q4_K_S", chunks=12, tokens=64, tok_s=11.0, cpu=0.5, ppl=8.25),
+    builders.Arm("IQ3_XS", chunks=12, fails="oom", error="killed by signal 9"),
+    builders.Arm("Q3_K_M", planned_only=True),
+    builders.Arm("Q2_K", planned_only=True),
+)
+
+
+def stream() -> list[e.Event]:
+    """A sweep over eight quants that ends in the middle, on a host without a GPU and without an energy counter."""
+    made = builders.events(*ARMS, closed=None, notes=(NOTE,), settings=builders.settings(prompt=64, decode=64))
+    probes: list[e.Event] = [
+        e.ProbeFound(probe="memory"),
+        e.ProbeFound(probe="swap"),
+        e.ProbeLost(probe="nvidia", why="no NVIDIA driver"),
+        e.ProbeLost(probe="power", why="energy_uj is readable by root only (CVE-2020-8694)"),
+    ]
+    told = [made[0], *(msgspec.structs.replace(one, t=0.0) for one in probes), *made[1:]]
+    return [msgspec.structs.replace(one, n=n) for n, one in enumerate(told)]
+
+
+def recorded(folder: Path, events: list[e.Event]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / session.EVENTS).write_bytes(b"".join(map(e.encode, events)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recorded(tmp_path_factory.mktemp("sessions") / "made-up", stream())
+
+
+def moment(arm: str, phase: str, share: float = 0.6) -> float:
+    """Session time in the middle of a phase of the stream."""
+    begun = next(x.t for x in stream() if isinstance(x, e.PhaseStarted) and (x.arm, x.phase) == (arm, phase))
+    ended = next(x.t for x in stream() if isinstance(x, e.PhaseDone) and (x.arm, x.phase) == (arm, phase))
+    return begun + share * (ended - begun)
+
+
+MOMENTS = {
+    "swapping": lambda: moment("Q5_K_M", "decode"),
+    "scoring": lambda: moment("Q4_K_M", "perplexity"),
+    "end": lambda: stream()[-1].t,
+}
+
+
+def compared(name: str, text: str) -> None:
+    """Against the expected screen, or written as the new one."""
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("QUANTTUI_REGENERATE"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+async def settled(pilot: Pilot[Any], passes: Callable[[], bool] = lambda: True) -> None:
+    """Wait until the screen stands at its cursor, and for what else is asked."""
+    app = pilot.app
+    assert isinstance(app, Monitor)
+    for _ in range(1000):
+        if app.settled and passes():
+            await pilot.pause()
+            return
+        await pilot.pause(0.01)
+    raise AssertionError("the screen did not come to stand")
+
+
+def body(text: str) -> str:
+    """The screen without its header and its status line, which name the mode and the screen's own cost."""
+    lines = text.splitlines()
+    return "\n".join(line for index, line in enumerate(lines) if index and index != len(lines) - 2)
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("glyphs", ["braille", "ascii"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("when", MOMENTS)
+def test_the_screen_is_the_expected_one(sweep_folder: Path, when: str, size: str, glyphs: str) -> None:
+    columns, rows = map(int, size.split("x"))
+    _, text, _ = snapshot(sweep_folder, f"{MOMENTS[when]():.3f}s", (columns, rows), glyphs=glyphs)
+    assert all(len(line) <= columns for line in text.splitlines()) and len(text.splitlines()) == rows
+    assert glyphs != "ascii" or text.isascii()
+    compared(f"{when}-{size}-{glyphs}", text)
+
+
+def test_a_snapshot_is_the_same_each_time_in_all_three_forms(sweep_folder: Path) -> None:
+    first, second = (snapshot(sweep_folder, "q5_k_m", (120, 40)) for _ in range(2))
+    assert first == second
+    svg, _, content = first
+    assert svg.startswith("<svg") and "http" not in svg.replace("http://www.w3.org", "").replace(
+        "https://www.textualize.io", ""
+    )
+    assert json.loads(content)["model"] == "made-up 1.3B"
+
+
+def test_a_snapshot_may_be_taken_at_the_first_flag_and_at_no_unknown_quant(sweep_folder: Path) -> None:
+    _, text, _ = snapshot(sweep_folder, "flag", (120, 40))
+    assert "[!!] swap" in text
+    with pytest.raises(UserError, match="--at q9"):
+        snapshot(sweep_folder, "q9", (120, 40))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_live_attached_and_replayed_show_the_same_at_the_same_moment(tmp_path: Path, size: str) -> None:
+    """One log, read to its end, followed as it grows, and replayed past the same moment."""
+    cut = next(i for i, x in enumerate(stream()) if x.t > moment("Q5_K_M", "decode"))
+    t = stream()[cut - 1].t
+    columns, rows = map(int, size.split("x"))
+    texts = []
+    whole = recorded(tmp_path / "whole", stream())
+    begun = recorded(tmp_path / "begun", stream()[: cut // 2])
+    for folder, mode, options in (
+        (recorded(tmp_path / "part", stream()[:cut]), "attach", {}),
+        (begun, "live", {}),
+        (whole, "replay", {"at": f"{t}s", "speed": 1e-9}),
+    ):
+        app = Monitor(folder, mode, glyphs="braille", **options)  # type: ignore[arg-type]
+        async with app.run_test(size=(columns, rows)) as pilot:
+            await settled(pilot)
+            if folder == begun:
+                with open(folder / session.EVENTS, "ab") as file:
+                    file.writelines(map(e.encode, stream()[cut // 2 : cut]))
+            await settled(pilot, lambda app=app: app.state.n == cut - 1)  # type: ignore[misc]
+            app.repaint()
+            await pilot.pause()
+            texts.append(body(screen_text(app)).replace("[i]  interrupted", ""))
+    # Nobody writes these logs any more, so at the end of one its running quant is shown as interrupted.
+    assert texts[0] == texts[1]
+    assert len(texts[2].splitlines()) == rows - 2
+
+
+async def test_a_replay_shows_what_was_live_then(tmp_path: Path) -> None:
+    """While its writer lived, the screen was the one that a replay shows: this process is the writer here."""
+    import psutil
+
+    cut = next(i for i, x in enumerate(stream()) if x.t > moment("Q5_K_M", "decode"))
+    own = {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    events = [msgspec.structs.replace(stream()[0], **own), *stream()[1:]]
+    live = Monitor(recorded(tmp_path / "live", events[:cut]), "attach", glyphs="braille")
+    async with live.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: live.state.n == cut - 1)
+        live.repaint()
+        await pilot.pause()
+        expected = body(screen_text(live))
+    _, text, _ = snapshot(recorded(tmp_path / "whole", events), f"{events[cut - 1].t}s", (120, 40))
+    assert body(text) == expected
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (10, 3), (25, 5), (59, 19), (60, 20), (99, 33), (100, 34), (300, 90)])
+async def test_no_size_is_refused(sweep_folder: Path, size: tuple[int, int]) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        assert len(screen_text(app).splitlines()) == size[1]
+        await pilot.press("question_mark", "escape", "q")
+    assert app.return_value == QUIT
+
+
+async def test_the_screen_is_resized_while_it_runs(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "attach", glyphs="braille")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for columns, rows in ((80, 24), (10, 3), (200, 50), (120, 40)):
+            await pilot.resize_terminal(columns, rows)
+            await settled(pilot, lambda: app.size == Size(columns, rows))  # noqa: B023
+            text = screen_text(app).splitlines()
+            assert len(text) == rows and all(len(line) <= columns for line in text)
+            assert rows < 20 or any("Q4_K_M" in line for line in text)
+
+
+HOSTILE = ("\x1b]0;owned\x07", "[red]x[/red]", "\u202eabc\u2066", "日本語モデル" * 3, "a" * 300, "e\u0301\u0323" * 9)
+
+
+@pytest.mark.parametrize("size", [(40, 10), (80, 24), (120, 40)])
+async def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path, size: tuple[int, int]) -> None:
+    arms = [builders.Arm("Q8_0", id=name, error=name, fails="crashed", label_note=name) for name in HOSTILE]
+    events = builders.events(*arms, notes=HOSTILE, host=builders.host(name=HOSTILE[0]))
+    events[0] = msgspec.structs.replace(events[0], model=" ".join(HOSTILE))
+    app = Monitor(recorded(tmp_path / "s", events), "attach")
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        for key in ("j", "j", "j", "question_mark", "escape", "s"):
+            await pilot.press(key)
+        text = screen_text(app)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert size == (40, 10) or "[red]x[/red]" in text
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+async def test_space_freezes_the_screen_and_the_collection_goes_on(tmp_path: Path) -> None:
+    half = len(stream()) // 2
+    folder = recorded(tmp_path / "s", stream()[:half])
+    app = Monitor(folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app.state.n == half - 1)
+        await pilot.press("space")
+        assert "FROZEN" in screen_text(app)
+        with open(folder / session.EVENTS, "ab") as file:
+            file.writelines(map(e.encode, stream()[half:]))
+        await settled(pilot)
+        assert app.state.n == half - 1
+        await pilot.press("space")
+        await settled(pilot, lambda: app.state.n == len(stream()) - 1)
+
+
+async def test_arrows_home_and_end_move_through_time(sweep_folder: Path) -> None:
+    app, last = Monitor(sweep_folder, "attach"), stream()[-1].t
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app.state.t == last)
+        await pilot.press("left", "left")
+        await settled(pilot)
+        assert last - 10.5 <= app.state.t <= last - 10
+        await pilot.press("right", "right", "right")
+        await settled(pilot, lambda: app.cursor.mode == "live")
+        await pilot.press("home")
+        await settled(pilot, lambda: app.state.t == 0)
+        await pilot.press("end")
+        await settled(pilot, lambda: app.state.t == last)
+
+
+async def test_a_replay_runs_at_its_speed_pauses_and_ends(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "replay", speed=1e6)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot, lambda: not app.cursor.playing)
+        assert app.cursor.t == app.state.t == stream()[-1].t
+        await pilot.press("home", "space")
+        await settled(pilot, lambda: app.cursor.t == stream()[-1].t)
+
+
+async def test_rows_are_selected_and_their_verdicts_spelled_out(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        for down, up in (("tab", "shift+tab"), ("j", "k"), ("down", "up")):
+            before = app.view.selected if app.view else ""
+            await pilot.press(down)
+            assert app.view is not None and app.view.selected != before
+            await pilot.press(up)
+            assert app.view is not None and app.view.selected == before
+        while app.view.selected != "Q5_K_M":
+            await pilot.press("j")
+        assert "Q5_K_M gen [!!] swap 2.1%" in screen_text(app)
+
+
+async def test_a_click_selects_a_row(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        y = next(i for i, line in enumerate(screen_text(app).splitlines()) if line.startswith("│ !Q4_K_S"))
+        await pilot.click(offset=(5, y))
+        await pilot.pause()
+        assert app.view is not None and app.view.selected == "Q4_K_S"
+
+
+async def test_s_writes_three_files_and_says_where(tmp_path: Path) -> None:
+    app = Monitor(recorded(tmp_path / "s", stream()), "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("s")
+        await pilot.pause()
+        assert "snapshot: " in screen_text(app)
+    written = sorted((tmp_path / "s" / "snapshots").iterdir())
+    assert [path.suffix for path in written] == [".json", ".svg", ".txt"]
+    assert "quanttui" in written[2].read_text()
+
+
+async def test_t_goes_round_the_themes(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        seen = []
+        for _ in range(4):
+            await pilot.press("t")
+            await pilot.pause()
+            seen.append(app.theme)
+            assert f"theme {app.theme}" in screen_text(app)
+        assert set(seen) == {"dusk", "paper", "blue-orange", "ansi"}
+
+
+async def test_help_names_every_key_that_the_footer_does(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, Help)
+        text = screen_text(app)
+        for action in keys.ACTIONS:
+            if action.priority:
+                assert f"{action.shown} " in text
+        await pilot.press("escape")
+        assert not isinstance(app.screen, Help)
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+c", "ctrl+z", "ctrl+q"])
+async def test_without_a_sweep_of_its_own_the_screen_closes_at_once(sweep_folder: Path, key: str) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press(key)
+    assert app.return_value == QUIT
+
+
+async def test_an_unknown_or_broken_theme_is_a_notice(
+    sweep_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text("[colours]\nbad = 'reddish'")
+    monkeypatch.setattr(paths, "themes", lambda: (paths.shipped() / "themes", tmp_path))
+    app = Monitor(sweep_folder, "attach", theme="nightfall")
+    async with app.run_test(size=(200, 50)) as pilot:
+        await settled(pilot)
+        text = screen_text(app)
+    assert "mine.toml: colours.bad: must be #rrggbb" in text and "theme nightfall: no such theme" in text
+    assert app.theme == "dusk"
+
+
+# --- the sweep ------------------------------------------------------------------------------------------------------
+
+
+class Sweep:
+    """A sweep that appends the stream as fast as it can, then goes on until it is told to end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = recorded(folder, stream()[:1])
+        self.ending = threading.Event()
+        self.over = threading.Event()
+        self.told = ""
+
+    def run(self) -> int:
+        with open(self.folder / session.EVENTS, "ab") as file:
+            file.writelines(map(e.encode, stream()[1:]))
+        self.ending.wait(30)
+        self.over.set()
+        return 0
+
+    def stop(self) -> None:
+        self.told = "stop"
+        self.ending.set()
+
+    def leave(self) -> None:
+        self.told = "leave"
+        self.ending.set()
+
+    def monitor(self) -> Monitor:
+        return Monitor(self.folder, "live", self.run, stop=self.stop, leave=self.leave)
+
+
+@pytest.mark.parametrize(
+    ("pressed", "told", "returned"),
+    [
+        (("q", "l"), "leave", LEAVE),
+        (("q", "enter"), "leave", LEAVE),
+        (("ctrl+c", "s"), "stop", STOP),
+        (("ctrl+z", "down", "enter"), "stop", STOP),
+    ],
+)
+async def test_q_asks_while_the_sweep_runs(tmp_path: Path, pressed: tuple[str, ...], told: str, returned: str) -> None:
+    sweep = Sweep(tmp_path / "s")
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app.state.n == len(stream()) - 1)
+        await pilot.press(pressed[0])
+        assert isinstance(app.screen, Leave)
+        await pilot.press(*pressed[1:])
+    assert (sweep.told, app.return_value) == (told, returned)
+    assert sweep.over.wait(10)
+
+
+@pytest.mark.parametrize("key", ["escape", "q", "n"])
+async def test_staying_tells_the_sweep_nothing(tmp_path: Path, key: str) -> None:
+    sweep = Sweep(tmp_path / "s")
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("q", key)
+        assert not isinstance(app.screen, Leave) and sweep.told == ""
+        sweep.stop()
+        assert sweep.over.wait(10)
+
+
+async def test_once_the_sweep_is_over_q_quits_at_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s")
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        sweep.stop()
+        await settled(pilot, lambda: not app.sweeping)
+        await pilot.press("q")
+    assert app.return_value == QUIT
+
+
+async def test_a_hang_up_ends_the_screen_and_not_the_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s")
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.hung_up()
+        await pilot.pause()
+    assert app.return_value == HUNG_UP
+    assert app.sweeping and sweep.told == "" and not sweep.over.is_set()
+    sweep.stop()
+    assert sweep.over.wait(10)
+
+
+def test_run_returns_while_the_sweep_goes_on(tmp_path: Path) -> None:
+    """The event loop does not wait for the sweep's thread: whoever started the screen joins it."""
+    sweep = Sweep(tmp_path / "s")
+    app = sweep.monitor()
+
+    async def leave(pilot: Pilot[str]) -> None:
+        await settled(pilot)
+        app.exit(HUNG_UP)
+
+    begun = time.monotonic()
+    assert app.run(headless=True, size=(80, 24), auto_pilot=leave) == HUNG_UP
+    assert time.monotonic() - begun < 25 and not sweep.over.is_set()
+    sweep.stop()
+    assert sweep.over.wait(10)
+
+
+async def test_an_error_of_the_sweep_is_told_and_does_not_end_the_screen(tmp_path: Path) -> None:
+    def run() -> None:
+        raise UserError("model.gguf: cannot be read")
+
+    app = Monitor(recorded(tmp_path / "s", stream()), "live", run)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: "the sweep ended: model.gguf: cannot be read" in screen_text(app))
+        assert app.is_running and not app.sweeping
+
+
+async def test_what_the_screen_costs_is_on_it(sweep_folder: Path) -> None:
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app.view is not None and app.view.own.cpu is not None)
+        assert "% cpu" in screen_text(app)
+
+
+def test_a_moment_of_no_session_is_an_error_before_any_screen(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no session"):
+        Monitor(tmp_path, "attach")
+
+
+def test_a_flag_is_a_doubt_about_a_phase_that_is_over_or_a_failure() -> None:
+    assert not tui.flagged(builders.state(builders.Arm("Q8_0")))
+    assert tui.flagged(builders.state(builders.Arm("Q8_0", swap=0.02)))
+    assert tui.flagged(builders.state(builders.Arm("Q8_0", fails="oom")))
