@@ -5,6 +5,8 @@ The expected screens lie in tests/snapshots; QUANTTUI_REGENERATE=1 writes them a
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import os
 import threading
@@ -43,6 +45,7 @@ ARMS = (
 )
 
 
+@functools.cache
 def stream() -> list[e.Event]:
     """A sweep over eight quants that ends in the middle, on a host without a GPU and without an energy counter."""
     made = builders.events(*ARMS, closed=None, notes=(NOTE,), settings=builders.settings(prompt=64, decode=64))
@@ -142,7 +145,8 @@ def test_a_snapshot_may_be_taken_at_the_first_flag_and_at_no_unknown_quant(sweep
 @pytest.mark.parametrize("size", SIZES)
 async def test_live_attached_and_replayed_show_the_same_at_the_same_moment(tmp_path: Path, size: str) -> None:
     """One log, read to its end, followed as it grows, and replayed past the same moment."""
-    cut = next(i for i, x in enumerate(stream()) if x.t > moment("Q5_K_M", "decode"))
+    when = moment("Q5_K_M", "decode")
+    cut = next(i for i, x in enumerate(stream()) if x.t > when)
     t = stream()[cut - 1].t
     columns, rows = map(int, size.split("x"))
     texts = []
@@ -161,7 +165,7 @@ async def test_live_attached_and_replayed_show_the_same_at_the_same_moment(tmp_p
                     file.writelines(map(e.encode, stream()[cut // 2 : cut]))
             await settled(pilot, lambda app=app: app.state.n == cut - 1)  # type: ignore[misc]
             app.repaint()
-            await pilot.pause()
+            await settled(pilot)
             texts.append(body(screen_text(app)).replace("[i]  interrupted", ""))
     # Nobody writes these logs any more, so at the end of one its running quant is shown as interrupted.
     assert texts[0] == texts[1]
@@ -172,16 +176,18 @@ async def test_a_replay_shows_what_was_live_then(tmp_path: Path) -> None:
     """While its writer lived, the screen was the one that a replay shows: this process is the writer here."""
     import psutil
 
-    cut = next(i for i, x in enumerate(stream()) if x.t > moment("Q5_K_M", "decode"))
+    when = moment("Q5_K_M", "decode")
+    cut = next(i for i, x in enumerate(stream()) if x.t > when)
     own = {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
     events = [msgspec.structs.replace(stream()[0], **own), *stream()[1:]]
     live = Monitor(recorded(tmp_path / "live", events[:cut]), "attach", glyphs="braille")
     async with live.run_test(size=(120, 40)) as pilot:
         await settled(pilot, lambda: live.state.n == cut - 1)
         live.repaint()
-        await pilot.pause()
+        await settled(pilot)
         expected = body(screen_text(live))
-    _, text, _ = snapshot(recorded(tmp_path / "whole", events), f"{events[cut - 1].t}s", (120, 40))
+    whole = recorded(tmp_path / "whole", events)
+    _, text, _ = await asyncio.to_thread(snapshot, whole, f"{events[cut - 1].t}s", (120, 40))
     assert body(text) == expected
 
 
@@ -250,7 +256,7 @@ async def test_arrows_home_and_end_move_through_time(sweep_folder: Path) -> None
         await settled(pilot, lambda: app.state.t == last)
         await pilot.press("left", "left")
         await settled(pilot)
-        assert last - 10.5 <= app.state.t <= last - 10
+        assert app.cursor.t == pytest.approx(last - 10) and app.state.t <= last - 10
         await pilot.press("right", "right", "right")
         await settled(pilot, lambda: app.cursor.mode == "live")
         await pilot.press("home")

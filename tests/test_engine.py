@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 
 from quanttui import events as e
 from quanttui.engine import protocol
+from quanttui.engine.child import Inbox
 from quanttui.engine.process import Engine, EngineDied, EngineFailure, Hung, Interrupted, Refused
 from quanttui.measure import perplexity
 from quanttui.models import pocket
@@ -215,6 +218,53 @@ def vars_of_request(request: protocol.Quantize) -> dict[str, object]:
     return {name: getattr(request, name) for name in request.__struct_fields__}
 
 
+def test_a_quant_without_its_importance_matrix_says_how_to_give_one(start: Starter, tmp_path: Path) -> None:
+    target = tmp_path / "iq2.gguf"
+    with pytest.raises(Refused, match=r"IQ2_XS of .*gguf .* importance matrix: .* --imatrix FILE$") as refused:
+        list(start().ask(quantizing(target, "IQ2_XS", 20), 300))
+    one_line(refused.value)
+    with pytest.raises(Refused, match=r"none\.gguf cannot be read"):
+        list(start().ask(quantizing(target, "IQ2_XS", 20, imatrix=str(tmp_path / "none.gguf")), 300))
+    assert not list(tmp_path.glob("iq2*"))
+
+
+def quantizing(target: Path, quant: str, ftype: int, imatrix: str = "") -> protocol.Quantize:
+    source = str(pocket.MODEL)
+    return protocol.Quantize(
+        arm="A", source=source, target=str(target), quant=quant, ftype=ftype, imatrix=imatrix, threads=2
+    )
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process's files")
+def test_a_quant_that_finds_no_room_leaves_nothing_behind(start: Starter, tmp_path: Path) -> None:
+    """A file that may not grow fails as a full disk does; the engine lives on."""
+    engine, target = start(), tmp_path / "q8.gguf"
+    list(engine.ask(protocol.Describe(), 120))
+    resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
+    with pytest.raises(Refused, match=r"q8\.gguf.*: cannot be written: .* free$") as refused:
+        list(engine.ask(quantizing(target, "Q8_0", 7), 300))
+    one_line(refused.value)
+    assert refused.value.outcome == "failed"
+    assert not list(tmp_path.glob("q8*"))
+    resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    list(engine.ask(quantizing(target, "Q8_0", 7), 300))
+    assert target.exists()
+
+
+def test_a_quant_for_a_folder_that_is_not_there_names_it(start: Starter, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"q8\.gguf.*: cannot be written: there is no folder .*gone$"):
+        list(start().ask(quantizing(tmp_path / "gone" / "q8.gguf", "Q8_0", 7), 300))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_a_full_disk_under_the_raw_rows_is_one_line_that_names_the_file(start: Starter) -> None:
+    engine = start()
+    load(engine)
+    with pytest.raises(Refused, match=r"^/dev/full: No space left on device$") as refused:
+        score(engine, Path("/dev/full"), pocket.TEXT, 0, 2, 4)
+    assert refused.value.outcome == "failed"
+
+
 def test_the_bandwidth_is_told_for_the_arm_that_was_asked(start: Starter) -> None:
     (ceiling,) = start().ask(protocol.Bandwidth(arm="A", file=str(pocket.MODEL), threads=1), 120)
     assert isinstance(ceiling, e.Ceiling) and ceiling.arm == "A"
@@ -223,6 +273,54 @@ def test_the_bandwidth_is_told_for_the_arm_that_was_asked(start: Starter) -> Non
 def test_the_build_is_described_without_a_model(start: Starter) -> None:
     (described,) = start().ask(protocol.Describe(), 120)
     assert isinstance(described, protocol.Described) and described.build.llama_cpp_python
+
+
+def test_a_context_is_what_llama_bench_would_make(start: Starter) -> None:
+    """n_ctx = tokens + depth, rounded up by llama.cpp; n_batch and n_ubatch at most as many as it was asked for."""
+    engine = start()
+    load(engine, settings=e.Settings(threads=1, batch=2048, ubatch=32))
+    (made,) = only(e.ContextMade, speed(engine, "prompt", tokens=40, depth=8))
+    assert isinstance(made, e.ContextMade)
+    assert (made.n_ctx, made.n_batch, made.n_ubatch) == (256, 48, 32)
+
+
+def test_a_depth_is_put_into_memory_once_for_all_repetitions(start: Starter) -> None:
+    engine = start()
+    load(engine)
+    first, second = (speed(engine, "decode", index, tokens=4, depth=30) for index in range(2))
+    assert only(e.PhaseProgress, first) and not only(e.PhaseProgress, second)
+    assert [type(event) for event in second] == [e.UnitStarted, e.Tokens, e.UnitDone]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kv", "found"),
+    [("auto", "f16", True), ("on", "f16", True), ("off", "f16", False), ("auto", "q8_0", True)],
+)
+def test_flash_attention_is_told_as_llama_cpp_resolved_it(start: Starter, asked: str, kv: str, found: bool) -> None:
+    """On a CPU it is there; what is asked for as auto is decided when the context is made."""
+    engine = start()
+    load(engine, settings=e.Settings(threads=1, flash_attn=asked, kv=kv, gpu_layers=0))
+    (made,) = only(e.ContextMade, speed(engine, "decode", tokens=2))
+    assert isinstance(made, e.ContextMade) and made.flash_attn is found
+
+
+def test_a_timed_unit_logs_nothing_and_keeps_no_more_threads_busy_than_it_was_given(
+    start: Starter, tmp_path: Path
+) -> None:
+    """A callback into Python, or a thread of Python's, would take time from the tokens that are timed."""
+    engine = start()
+    load(engine)
+    speed(engine, "decode", tokens=600)
+    log, before = (tmp_path / "stderr.txt").stat().st_size, cpu_of_threads(engine)
+    (done,) = only(e.UnitDone, speed(engine, "decode", 1, tokens=600))
+    assert isinstance(done, e.UnitDone)
+    assert (tmp_path / "stderr.txt").stat().st_size == log
+    spent = sorted(now - before.get(thread, 0.0) for thread, now in cpu_of_threads(engine).items())
+    assert sum(spent[: -SETTINGS.threads]) <= 0.02 + 0.02 * spent[-1]
+
+
+def cpu_of_threads(engine: Engine) -> dict[int, float]:
+    return {thread.id: thread.user_time + thread.system_time for thread in psutil.Process(engine.pid).threads()}
 
 
 # -- what it refuses: one line, and it lives on
@@ -274,6 +372,9 @@ def test_no_file_and_no_gguf_and_no_known_architecture_are_named(start: Starter,
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(Refused, match=r"folder\.gguf: cannot be read \(Is a directory\)"):
+        load(engine, tmp_path / "folder.gguf")
     for name, said in (("none", "No such file"), ("it", "magic"), ("foo", "unknown model architecture: 'foo'")):
         with pytest.raises(Refused, match=said) as refused:
             load(engine, tmp_path / f"{name}.gguf")
@@ -354,6 +455,42 @@ def test_a_context_that_cannot_be_made_is_refused(start: Starter) -> None:
     speed(engine, "decode")
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process's memory")
+def test_memory_that_cannot_be_had_is_told_as_such_and_the_engine_lives_on(start: Starter) -> None:
+    engine = start()
+    load(engine)
+    held = psutil.Process(engine.pid).memory_info().vms
+    resource.prlimit(engine.pid, resource.RLIMIT_AS, (held + (64 << 20), resource.RLIM_INFINITY))
+    with pytest.raises(Refused, match=r"a context of \d+ tokens, KV f16, cannot be made: .*allocate") as refused:
+        speed(engine, "decode", tokens=1_000_000)
+    one_line(refused.value)
+    assert refused.value.outcome == "oom"
+    speed(engine, "decode")
+
+
+def test_a_parameter_that_this_llama_cpp_python_lacks_is_told_by_name() -> None:
+    """ctypes would take it in silence, and the measurement would go on without it."""
+    from quanttui.engine import llama
+
+    class Params(ctypes.Structure):
+        _fields_ = [("n_ctx", ctypes.c_int32)]
+
+    assert llama.put(Params(), n_ctx=7).n_ctx == 7
+    with pytest.raises(llama.LlamaError, match=r"has no Params\.use_mmap"):
+        llama.put(Params(), use_mmap=True)
+
+
+def test_a_setting_that_llama_cpp_does_not_know_is_refused(start: Starter) -> None:
+    engine = start()
+    with pytest.raises(Refused, match="split mode 'diagonal' is none of none, layer, row"):
+        load(engine, settings=e.Settings(split_mode="diagonal"))
+    for setting in ({"kv": "q9"}, {"flash_attn": "perhaps"}):
+        load(engine, settings=e.Settings(threads=1, **setting))  # type: ignore[arg-type]
+        with pytest.raises(Refused, match=f"{next(iter(setting.values()))}' is none of ") as refused:
+            speed(engine, "decode")
+        one_line(refused.value)
+
+
 # -- how it ends
 
 
@@ -384,6 +521,16 @@ def begun(engine: Engine, unit: e.Unit = ENDLESS, patience: float = 120) -> Iter
     answers = engine.ask(protocol.Speed(unit=unit), patience)
     assert any(isinstance(answer, e.UnitStarted) for answer in answers)
     return answers
+
+
+def test_a_model_file_that_shrinks_under_the_engine_is_told_as_that(start: Starter, tmp_path: Path) -> None:
+    engine, file = start(), tmp_path / "model.gguf"
+    file.write_bytes(pocket.MODEL.read_bytes())
+    load(engine, file)
+    os.truncate(file, 4096)
+    with pytest.raises(EngineDied, match="SIGBUS while measuring speed: the model file changed") as died:
+        speed(engine, "prompt")
+    assert (died.value.outcome, died.value.signal) == ("crashed", signal.SIGBUS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
@@ -532,6 +679,54 @@ def test_a_killed_parent_leaves_no_engine_behind(tmp_path: Path) -> None:
     assert ended
 
 
+def test_the_end_of_its_requests_ends_an_engine_amid_a_decode_by_itself(tmp_path: Path) -> None:
+    with (
+        open(tmp_path / "stderr.txt", "wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "quanttui.engine.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        asked = protocol.Load(arm="A", file=str(pocket.MODEL), settings=SETTINGS), protocol.Speed(unit=ENDLESS)
+        for number, request in enumerate(asked):
+            protocol.write(process.stdin, protocol.Envelope(number, request))
+        while not isinstance(protocol.read_answer(process.stdout), e.UnitStarted):
+            assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_what_nobody_foresaw_ends_an_engine_with_its_last_line(start: Starter) -> None:
+    engine = start()
+    load(engine, settings=e.Settings(threads=1, seed=-1))
+    with pytest.raises(EngineDied, match=r"exited with code 1 while measuring speed: ValueError: .+") as died:
+        speed(engine, "decode")
+    one_line(died.value)
+    assert (died.value.outcome, died.value.signal, died.value.exit_code) == ("crashed", None, 1)
+
+
+def test_five_engines_leave_no_descriptor_thread_or_child_behind(tmp_path: Path) -> None:
+    def held() -> tuple[int, int, int]:
+        own = psutil.Process()
+        return own.num_fds(), threading.active_count(), len(own.children())
+
+    before = held()
+    for end in range(5):
+        engine = Engine.start(tmp_path / "stderr.txt", time.monotonic_ns())
+        list(engine.ask(protocol.Describe(), 120))
+        if end == 1:
+            os.kill(engine.pid, signal.SIGKILL)
+        elif end == 2:
+            engine._requests.close()
+        elif end == 3:
+            os.kill(engine.pid, signal.SIGSTOP)
+        engine.close()
+    assert held() == before
+
+
 def test_an_engine_has_a_session_and_files_of_its_own(start: Starter) -> None:
     engine = start()
     load(engine)
@@ -549,6 +744,91 @@ def test_a_module_of_the_working_directory_does_not_stand_in_for_ours(
     if sys.version_info < (3, 11):
         pytest.skip("Python 3.10 cannot be told to leave the working directory out")
     load(start())
+
+
+# -- its inbox
+
+
+class Wire:
+    """An inbox whose requests are written by hand. `aborts` counts the flags that were raised."""
+
+    def __init__(self) -> None:
+        source, sink = os.pipe()
+        self.aborts = 0
+        self.ended = threading.Event()
+        self._source, self._sink = os.fdopen(source, "rb"), os.fdopen(sink, "wb")
+        self.inbox = Inbox(self._source, self._raised, self.ended.set)
+
+    def _raised(self) -> None:
+        self.aborts += 1
+
+    def write(self, *messages: tuple[int, protocol.Request]) -> None:
+        for number, request in messages:
+            protocol.write(self._sink, protocol.Envelope(number, request))
+
+    def close(self) -> None:
+        """End the stream, and wait until the inbox has read all of it."""
+        self._sink.close()
+        assert self.ended.wait(60)
+        self._source.close()
+
+
+STOP, WORK = protocol.Stop(), protocol.Describe()
+
+
+def test_a_stop_aborts_the_request_that_it_names_and_no_later_one() -> None:
+    wire = Wire()
+    wire.write((1, WORK), (2, WORK))
+    assert wire.inbox.next().number == 1 and wire.inbox.begin(1)
+    wire.inbox.end()
+    wire.inbox.next()
+    assert wire.inbox.begin(2)
+    wire.write((1, STOP))
+    wire.close()
+    assert wire.aborts == 0
+
+    wire = Wire()
+    wire.write((2, WORK))
+    wire.inbox.next()
+    assert wire.inbox.begin(2)
+    wire.write((2, STOP))
+    wire.close()
+    assert wire.aborts == 1
+
+
+def test_a_stop_that_comes_before_its_request_begins_keeps_it_from_beginning() -> None:
+    wire = Wire()
+    wire.write((1, STOP), (1, WORK), (2, WORK))
+    wire.close()
+    assert wire.inbox.next().number == 1 and not wire.inbox.begin(1)
+    wire.inbox.end()
+    assert wire.inbox.next().number == 2 and wire.inbox.begin(2)
+    assert wire.aborts == 0
+
+
+@given(st.permutations([(1, WORK), (2, WORK), (3, WORK), (1, STOP), (2, STOP)]))
+def test_whatever_the_order_a_request_that_was_not_stopped_is_not_aborted(
+    messages: list[tuple[int, protocol.Request]],
+) -> None:
+    wire = Wire()
+    wire.write(*[message for message in messages if message[1] is STOP])
+    wire.write(*sorted(message for message in messages if message[1] is WORK))
+    wire.close()
+    begun = []
+    for _ in range(3):
+        number = wire.inbox.next().number
+        if wire.inbox.begin(number):
+            begun.append(number)
+        wire.inbox.end()
+    assert begun == [3] and wire.aborts == 0
+
+
+def test_garbage_ends_the_inbox_like_the_end_of_the_stream() -> None:
+    wire = Wire()
+    wire._sink.write(b"\x03\x00\x00\x00abc")
+    wire._sink.flush()
+    assert wire.ended.wait(60)
+    wire._sink.close()
 
 
 # -- the wire

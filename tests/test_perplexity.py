@@ -28,6 +28,7 @@ from quanttui.stats import intervals
 
 VOCABULARY = 11
 BOS = 1
+METER = Meter()
 
 ordinary, extreme = st.floats(-60, 60, width=32), st.floats(-(2.0**100), 2.0**100, width=32)
 logits_and_targets = st.integers(1, 6).flatmap(
@@ -144,7 +145,7 @@ def scored(
     raw = Raw(folder / "raw" / "A.nll", "raw/A.nll")
     ticks = iter(range(1_000, 10**9, 1_000))
     clock = Clock(origin_ns=0, read=lambda: next(ticks))
-    events = list(perplexity.score(context, frame, tokens, unit, 99, raw, clock, Meter()))
+    events = list(perplexity.score(context, frame, tokens, unit, 99, raw, clock, METER))
     raw.close()
     return context, events
 
@@ -217,7 +218,7 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     raw = Raw(tmp_path / "nll", "nll")
     tokens = np.zeros(16, np.int32)
     with pytest.raises(UserError, match="A perplexity 0-0: the logits are no numbers"):
-        list(perplexity.score(Broken(), Frame(8, 8, None), tokens, unit, 1, raw, Clock(), Meter()))
+        list(perplexity.score(Broken(), Frame(8, 8, None), tokens, unit, 1, raw, Clock(), METER))
     raw.close()
     assert (tmp_path / "nll").stat().st_size == 0
 
@@ -229,7 +230,7 @@ def test_a_large_vocabulary_is_scored_in_blocks_to_the_same_bits(tmp_path: Path)
     raw = Raw(tmp_path / "nll", "nll")
     unit = e.Unit(arm="A", kind="perplexity", index=0)
     frame = Frame(context, context, None, threads=2)
-    list(perplexity.score(Echo(width), frame, tokens, unit, 1, raw, Clock(), Meter()))
+    list(perplexity.score(Echo(width), frame, tokens, unit, 1, raw, Clock(), METER))
     raw.close()
     places = range(10, 19)
     logits = np.stack([row(at, at, width) for at in places])
@@ -276,7 +277,7 @@ def test_chunks_that_do_not_exist_or_do_not_go_together_are_refused(
     unit, tokens = e.Unit(arm="A", kind="perplexity", index=index, count=count), np.zeros(20, np.int32)
     raw = Raw(tmp_path / "nll", "nll")
     with pytest.raises(UserError, match=r"A perplexity .*: there are no such chunks"):
-        list(perplexity.score(Echo(), Frame(8, batch, None), tokens, unit, 2, raw, Clock(), Meter()))
+        list(perplexity.score(Echo(), Frame(8, batch, None), tokens, unit, 2, raw, Clock(), METER))
     raw.close()
 
 
@@ -340,13 +341,9 @@ def scores(engine: Engine, shared: Path, tmp_path_factory: pytest.TempPathFactor
             assert quant is not None
             if name != "F16":
                 file = folder / f"{name}.gguf"
-                list(
-                    engine.ask(
-                        protocol.Quantize(
-                            arm="A", source=str(source), target=str(file), quant=name, ftype=quant.ftype
-                        )
-                    )
-                )
+                ftype = quant.ftype
+                request = protocol.Quantize(arm="A", source=str(source), target=str(file), quant=name, ftype=ftype)
+                list(engine.ask(request))
             settings = e.Settings(threads=1, chunks=chunks)
             answers = decoded(engine, folder / "raw", file, data / "wiki.test.raw", settings)
             known[name] = [answer for answer in answers if isinstance(answer, e.Perplexity)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +17,7 @@ from quanttui.measure.counters import Meter
 from quanttui.measure.speed import TELL_NS, Clock, Series, Vocabulary
 
 VOCABULARY = Vocabulary(size=50, bos=1)
+METER = Meter()
 
 
 class Context:
@@ -23,6 +26,7 @@ class Context:
     def __init__(self, keeps: bool = True, step_ns: Iterable[int] = ()) -> None:
         self.ns = 5_000_000_000
         self.held: list[int] = []
+        self.collecting: set[bool] = set()
         self.calls: list[str] = []
         self.prompts: list[list[int]] = []
         self.pending = 0
@@ -48,6 +52,7 @@ class Context:
 
     def step(self, token: int, position: int) -> None:
         assert position == len(self.held) and self.pending == 0
+        self.collecting.add(gc.isenabled())
         self.calls.append("step")
         self.held.append(token)
         self.ns += next(self._steps, 1_000_000)
@@ -59,7 +64,7 @@ class Context:
 
 
 def series(context: Context, batch: int = 64, vocabulary: Vocabulary = VOCABULARY, seed: int = 1) -> Series:
-    return Series(context, vocabulary, batch, seed, Clock(origin_ns=10**9, read=lambda: context.ns), Meter())
+    return Series(context, vocabulary, batch, seed, Clock(origin_ns=10**9, read=lambda: context.ns), METER)
 
 
 def unit(kind: str, tokens: int, depth: int = 0, index: int = 0) -> e.Unit:
@@ -169,3 +174,59 @@ def test_an_interrupted_filling_is_done_again() -> None:
     stopped.close()
     list(test.repetition(unit("decode", 2, depth=40, index=1)))
     assert len(context.held) == 42 and "keep" not in context.calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth", "warm", "first", "second"),
+    [
+        ("prompt", 0, "clear 3 prompts", "clear 3 prompts", "clear 3 prompts"),
+        ("decode", 0, "clear 1 prompts", "clear 5 steps", "clear 5 steps"),
+        ("prompt", 3, "clear 3 prompts", "clear 5 prompts", "keep 3 prompts"),
+        ("decode", 3, "clear 1 prompts", "clear 2 prompts 5 steps", "keep 5 steps"),
+    ],
+)
+def test_the_calls_come_in_llama_benchs_order(kind: str, depth: int, warm: str, first: str, second: str) -> None:
+    """Warm-up, then each repetition: forget, put the depth back, and then what is timed, in batches of two tokens."""
+    context = Context()
+    test = series(context, batch=2)
+    told = []
+    for index, part in enumerate((test.warm, test.repetition, test.repetition)):
+        context.calls.clear()
+        list(part(unit(kind, 5, depth, index)))
+        calls = [call for call in context.calls if call != "synchronize"]
+        runs = [(name, len(list(group))) for name, group in itertools.groupby(calls)]
+        told.append(" ".join(name if name in ("clear", "keep") else f"{count} {name}s" for name, count in runs))
+    assert told == [warm, first, second]
+
+
+@given(st.lists(st.integers(1, TELL_NS), min_size=2, max_size=30), st.integers(1, 10**9))
+def test_what_telling_of_tokens_takes_is_nobodys_time(steps: list[int], telling: int) -> None:
+    """A reader that stalls (a stopped parent, a full pipe) makes no token slow."""
+    context = Context(step_ns=steps)
+    events = []
+    for event in series(context).repetition(unit("decode", len(steps))):
+        events.append(event)
+        context.ns += telling
+    assert [ns for event in events if isinstance(event, e.Tokens) for ns in event.ns] == steps
+    assert isinstance(events[-1], e.UnitDone) and events[-1].ns == sum(steps)
+
+
+def test_the_garbage_collector_rests_while_a_repetition_is_timed_and_works_again_after() -> None:
+    context = Context(step_ns=[TELL_NS] * 4)
+    test = series(context)
+    repetition = test.repetition(unit("decode", 4))
+    assert [type(next(repetition)) for _ in range(2)] == [e.UnitStarted, e.Tokens] and not gc.isenabled()
+    repetition.close()
+    assert gc.isenabled()
+    list(test.repetition(unit("decode", 4)))
+    assert context.collecting == {False} and gc.isenabled()
+
+
+def test_a_warm_up_at_a_depth_leaves_nothing_that_is_taken_for_it() -> None:
+    context = Context()
+    test = series(context)
+    list(test.repetition(unit("decode", 2, depth=7)))
+    list(test.warm(unit("decode", 2, depth=7)))
+    context.calls.clear()
+    list(test.repetition(unit("decode", 2, depth=7)))
+    assert context.calls[0] == "clear" and len(context.held) == 9

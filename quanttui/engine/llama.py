@@ -229,7 +229,7 @@ class Threadpool:
         address = _native("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p)
         fill = _native("ggml_threadpool_params_init", None, pointer, ctypes.c_int)
         self._attach = _native("llama_attach_threadpool", None, pointer, pointer, pointer)
-        if not (device and registry and address and fill and self._attach):
+        if not (device and registry and address and fill and self._attach and device(_CPU)):
             return
         cpu = registry(device(_CPU))
         new, free = address(cpu, b"ggml_threadpool_new"), address(cpu, b"ggml_threadpool_free")

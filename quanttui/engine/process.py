@@ -198,7 +198,7 @@ class Engine:
             number = self._pending
         if known or not number:
             return
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RuntimeError):  # the last: a signal handler amid a write of the same thread
             protocol.write(self._requests, protocol.Envelope(number, protocol.Stop()))
         timer = threading.Timer(STOP_SECONDS, self._kill_if_pending, (number,))
         timer.daemon = True

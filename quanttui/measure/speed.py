@@ -157,9 +157,8 @@ class Series:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's garbage collector does its work now, and then rests."""
+    """Python's garbage collector rests."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -226,6 +226,7 @@ def _resumed(request: Request) -> session.Writer:
         raise UserError(f"{folder}: holds no plan to resume: start anew with `quanttui run MODEL`")
     if session.status(state) == "running" and state.writer and state.writer[0] != os.getpid():
         raise UserError(f"{folder}: process {state.writer[0]} is running it: `quanttui attach {folder}` watches it")
+    _same_text(folder, state.settings)
     machine, built = host.host(), build()
     writer = session.Writer(folder)
     writer.append(
@@ -244,6 +245,18 @@ def _resumed(request: Request) -> session.Writer:
     return writer
 
 
+def _same_text(folder: Path, settings: e.Settings) -> None:
+    """Chunks of another text must not be mixed with those that are recorded.
+
+    Raises:
+        UserError: the text is gone or was changed.
+    """
+    if settings.text and corpus.text(settings.text).sha256 != settings.text_sha256:
+        raise UserError(
+            f"{settings.text}: has changed since {folder} was begun: put the old text back, or start a new session"
+        )
+
+
 def _settings(request: Request) -> e.Settings:
     """The settings with what only this machine can say filled in: threads, the text's path and digest."""
     settings = request.settings
@@ -251,7 +264,8 @@ def _settings(request: Request) -> e.Settings:
     if settings.threads == 0:
         changes["threads"] = host.host().cores
     if "ppl" in settings.tasks and settings.chunks != 0:
-        text = corpus.text(request.text or "pocket" if request.demo else request.text or "wikitext-2")
+        spec = request.text or ("pocket" if request.demo else corpus.WIKITEXT)
+        text = corpus.text(spec, cache=request.cache_dir)
         changes |= {"text": str(text.path), "text_sha256": text.sha256}
     return msgspec.structs.replace(settings, **changes)
 

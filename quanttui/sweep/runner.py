@@ -97,7 +97,7 @@ class Sweep:
         self._sampler = sampler(self._record)
         self._idle = idle
         self._engine: Engine | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._leaving = threading.Event()
         self._skipping = threading.Event()

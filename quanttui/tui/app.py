@@ -65,7 +65,7 @@ class Lasting(ThreadPoolExecutor):
         super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
-class Monitor(App[str]):
+class Monitor(App[str], inherit_bindings=False):
     """Watches a session, live, attached or replayed.
 
     Args:
@@ -263,8 +263,8 @@ class Monitor(App[str]):
 
     @property
     def settled(self) -> bool:
-        """Whether the state stands at the cursor and was painted."""
-        return self._settled and self.view is not None
+        """Whether the state stands at the cursor, was painted, and everything has its place."""
+        return self._settled and self.view is not None and self._monitor.arranged
 
     @property
     def sweeping(self) -> bool:

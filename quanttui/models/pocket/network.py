@@ -5,6 +5,7 @@ Owns the shape, the start weights and the loss. Needs the extra `train`. Must no
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,10 @@ def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
     return named
 
 
+UNEVEN = (0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4)
+"""Powers of two to draw from: binomial, which is close to log-normal with a standard deviation of 0.69."""
+
+
 def start(shape: Shape, seed: int) -> Weights:
     """Norms at one; matrices normal with variance 1/fan-in, or 1/(2 layers) of it where they write to the residual."""
     named = tensors(shape)
@@ -66,6 +71,23 @@ def start(shape: Shape, seed: int) -> Weights:
         variance = 1 / dims[1] / (2 * shape.layers if writes else 1)
         weights[name] = jax.random.normal(key, dims) * variance**0.5
     return weights
+
+
+def uneven(shape: Shape, weights: Weights, seed: int) -> Weights:
+    """The same network with columns of uneven size: what the norms lose, the matrices that follow them gain.
+
+    Large models grow activations and columns that differ widely in size, and that is much of what their quantization
+    costs; this one is too small and too briefly trained for it, and would lose next to nothing at three bits. The
+    factors are powers of two, so that not even rounding changes what it computes.
+    """
+    draw, scaled = random.Random(seed).random, dict(weights)
+    for i in range(shape.layers):
+        for norm, matrices in (("attn_norm", ("attn_q", "attn_k", "attn_v")), ("ffn_norm", ("ffn_gate", "ffn_up"))):
+            factors = jnp.array([2.0 ** UNEVEN[int(draw() * len(UNEVEN))] for _ in range(shape.embd)])
+            scaled[f"blk.{i}.{norm}.weight"] = weights[f"blk.{i}.{norm}.weight"] / factors
+            for matrix in matrices:
+                scaled[f"blk.{i}.{matrix}.weight"] = weights[f"blk.{i}.{matrix}.weight"] * factors
+    return scaled
 
 
 def rms_norm(x: Any, weight: Any, eps: float) -> Any:

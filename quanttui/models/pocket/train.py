@@ -173,7 +173,7 @@ def write_vocabulary(out: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
 
 def make(folder: Path, seed: int, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Train and write everything into the folder; what `pocket.json` records."""
-    from quanttui.models.pocket.network import Shape
+    from quanttui.models.pocket.network import Shape, uneven
 
     folder.mkdir(parents=True, exist_ok=True)
     model, text, matrix = folder / MODEL.name, folder / TEXT.name, folder / IMATRIX.name
@@ -182,6 +182,7 @@ def make(folder: Path, seed: int, steps: int, say: Callable[[str], None]) -> dic
     held_out = corpus(seed + HELD_OUT_SEED, HELD_OUT_CHUNKS, vocabulary)
     text.write_text(held_out, encoding="utf-8", newline="\n")
     weights, last = train(shape, vocabulary, seed, steps, say)
+    weights = uneven(shape, weights, seed)
     write(model, shape, vocabulary, weights)
     loss = held_out_loss(shape, weights, vocabulary, held_out)
     imatrix.save(matrix, imatrix.compute(model, corpus(seed, IMATRIX_CHUNKS, vocabulary)), dataset=f"stories({seed})")
@@ -209,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m quanttui.models.pocket.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2800)
     asked = parser.parse_args(argv)
     try:
         import jax  # noqa: F401

@@ -108,6 +108,12 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
             if name in shown:
                 self._sheets[name].show(view)
 
+    @property
+    def arranged(self) -> bool:
+        """Whether every sheet has the size that its place gives it: not so between a change and the next layout."""
+        places = plan.places(self.size.width, self.size.height, self._places.quants)
+        return all(self._sheets[name].extent == (place.width, place.height) for name, place in places.items())
+
     def dress(self, palette: Mapping[str, Style]) -> None:
         """Take a theme's colours."""
         self._palette = palette
@@ -116,10 +122,10 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
 
     def on_click(self, event: events.Click) -> None:
         """Select the quant whose row was clicked."""
-        sheet = event.widget
+        sheet, region = self.get_widget_at(event.screen_x, event.screen_y)
         if isinstance(sheet, Sheet) and sheet.id in ("table", "bare") and self._view is not None:
             frame = sheet.id == "table"
-            arm = table.row_at(self._view, event.y - frame, sheet.extent[1] - 2 * frame)
+            arm = table.row_at(self._view, event.screen_y - region.y - frame, region.height - 2 * frame)
             if arm:
                 self.post_message(self.Picked(arm))
 

@@ -105,8 +105,9 @@ class Leave(Over):
         for index, (_, key, brief, words) in enumerate(self.CHOICES):
             mark = "+" if index == self._chosen else ""
             shown_key = "esc" if key == "escape" else key
-            text = pad(f" {shown_key:<4}{brief:<18}", 23), pad(words, max(0, width - 23))
-            lines.append(((glyphs.text(text[0]), f"key{mark}"), (glyphs.text(text[1]), f"text{mark}")))
+            cells = max(0, width - 23)
+            said = pad(words, cells, mark=glyphs.text("…"))
+            lines.append(((pad(f" {shown_key:<4}{brief:<18}", 23), f"key{mark}"), (said, f"text{mark}")))
         return lines
 
     def action_choose(self, by: int) -> None:

@@ -34,7 +34,7 @@ def header(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         left = [(" ", "")]
     space = room - length(left)
     if space > 4:
-        left.append((pad(model, space).rstrip() if width_of(model) > space else model, "strong"))
+        left += cut(((model, "strong"),), space, glyphs)
         space -= min(space, width_of(model)) + 3
         if space >= width_of(where) and where:
             left.append((f"   {where}", "dim"))

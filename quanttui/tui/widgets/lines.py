@@ -32,7 +32,7 @@ def _line(one: Metric, width: int, glyphs: Glyphs) -> Line:
         return crop(cut(shown([name, (f"{one.value}: {one.why}", "dim")], glyphs), width, glyphs), width)
     if cells < 8:
         return _bare(one, width, glyphs)
-    value = (pad(glyphs.text(one.value), VALUE, right=True), one.role)
+    value = (pad(glyphs.text(one.value), VALUE, True, glyphs.text("…")), one.role)
     note = shown([(one.note, one.level)], glyphs)
     spare = max(0, min(width_of(note[0][0]) if note else 0, cells - 8 + NOTE) - NOTE)
     chart = _chart(one, cells - spare, glyphs)

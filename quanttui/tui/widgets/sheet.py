@@ -31,13 +31,14 @@ def width_of(text: str) -> int:
     return len(text) if text.isascii() else cell_len(text)
 
 
-def pad(text: str, width: int, right: bool = False) -> str:
-    """A text made exactly `width` cells wide: cut with … where too long, else padded."""
+def pad(text: str, width: int, right: bool = False, mark: str = "…") -> str:
+    """A text made exactly `width` cells wide: cut with `mark` at its end where too long, else padded."""
     if width <= 0:
         return ""
     size = width_of(text)
     if size > width:
-        return set_cell_size(text, width - 1) + "…"
+        mark = mark[:width]
+        return set_cell_size(text, width - len(mark)) + mark
     return " " * (width - size) + text if right else text + " " * (width - size)
 
 

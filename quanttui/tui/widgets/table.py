@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Row, Span, View
-from quanttui.tui.widgets.sheet import crop, framed, pad, width_of
+from quanttui.tui.widgets.sheet import crop, cut, framed, pad, width_of
 
 FIRST_OUT = ("bits", "energy", "prompt", "size", "efficiency", "bus", "peak", "delta", "ppl")
 """Columns in the order in which a narrow table does without them."""
@@ -40,7 +40,7 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         return []
     keys, widths = fitted(view, width, glyphs)
     titles = headings(view, width, glyphs)
-    heading = [(pad(titles[key], widths[key], key not in LEFT) + "  ", "dim") for key in keys]
+    heading = [(pad(titles[key], widths[key], key not in LEFT, glyphs.text("…")) + "  ", "dim") for key in keys]
     lines = [crop(heading, width)]
     first, last = window(view.rows, view.selected, height - 1)
     for row in view.rows[first:last]:
@@ -48,7 +48,7 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     hidden = [row.cells["quant"][0] for row in (*view.rows[:first], *view.rows[last:])]
     if hidden and height > 2:
         more = glyphs.text(f"  {len(hidden)} more: {' '.join(hidden)}")
-        lines.append(crop(((pad(more, width), "dim"),), width))
+        lines.append(crop(cut(((more, "dim"),), width, glyphs), width))
     return [*lines, *[crop((), width)] * max(0, height - len(lines))][:height]
 
 
@@ -98,7 +98,7 @@ def _line(row: Row, keys: list[str], widths: dict[str, int], width: int, glyphs:
     mark = SELECTED if selected else ""
     for key in keys:
         text, role = row.cells[key]
-        spans.append((pad(glyphs.text(text), widths[key], key not in LEFT), role + mark))
+        spans.append((pad(glyphs.text(text), widths[key], key not in LEFT, glyphs.text("…")), role + mark))
         spans.append(("  ", mark))
     line = crop(spans, width)
     # The background of a selected row goes over the whole width, the filling at its end included.
