@@ -106,7 +106,7 @@ def test_every_column_over_time_is_whole_bins(values: list[float], columns: int)
     assert drawn.width % series.width == 0 and drawn.start % drawn.width == 0
     assert drawn.start <= now < drawn.start + len(drawn.values) * drawn.width
     assert drawn.start == 0
-    assert drawn.high >= max(trace.finite(drawn.values))
+    assert drawn.high >= max(trace.finite(drawn.values)) - 1e-12
 
 
 @given(st.integers(1, 3000), st.integers(2, 240))
@@ -138,9 +138,10 @@ def test_ranges_are_numbers_that_hold_all_values(values: list[float | None]) -> 
     low, high = trace.bounds(values)
     known = trace.finite(values)
     assert low < high or not math.isfinite(high - low)
-    for value in known:
-        if abs(value) < 1e300:
-            assert low - 1e-9 * abs(low) <= value <= high + 1e-9 * abs(high)
+    usual = [value for value in known if abs(value) < 1e300]
+    slack = 1e-9 * max(map(abs, usual), default=0.0)
+    for value in usual:
+        assert low - slack <= value <= high + slack
     assert trace.ceiling(values) >= 0
 
 

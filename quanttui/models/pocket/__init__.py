@@ -1,7 +1,8 @@
 """The pocket model: a llama of 3.9 million weights that this project trained itself, on stories it made up itself.
 
-It is here so that quantizing, measuring and judging can be shown and tested with no download. Its weights are rich
-enough that quants differ as those of a real model do, and it knows nothing but villages, errands and fair trades.
+It is here so that quantizing, measuring and judging can be shown and tested with no download. It knows nothing but
+villages, errands and fair trades. Its columns were made uneven after training, without changing what it computes (see
+`network.uneven`), so that its quants lose something, as those of large models do.
 
 `MODEL` is its F16 GGUF, `TEXT` held-out text of the same kind that it never saw (at least 64 chunks of 512 tokens),
 `IMATRIX` an importance matrix over training text, and `RECORD` the seed, steps, losses and checksums of the three.

@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ def windows(seed: int, vocabulary: Vocabulary) -> Iterator[np.ndarray[Any, np.dt
             del held[:size]
 
 
+@cache
 def optimizer(shape: Shape, steps: int) -> Callable[..., tuple[Weights, Any, Any]]:
     """One compiled step of AdamW: linear warm-up, cosine to a hundredth, gradients clipped to norm 1."""
     import jax
