@@ -102,6 +102,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         self._view = view
         if self._places.quants != view.total and view.total:
             self._places.quants = view.total
+            self._clear_arrangement_cache()
             self.refresh(layout=True)
         shown = plan.places(self.size.width, self.size.height, self._places.quants)
         for name in only:
