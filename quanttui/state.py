@@ -412,7 +412,8 @@ def _sample(state: State, event: e.Sample) -> None:
         if value is not None:
             _add(state, name, event.t, value)
     _energy(state, event, before, then)
-    if state.span is not None and (attempt := _arm(state, state.span.arm).attempt) is not None:
+    measured = state.span is not None and state.span.phase != "bandwidth"  # whose buffer is the probe's, not the arm's
+    if measured and state.span is not None and (attempt := _arm(state, state.span.arm).attempt) is not None:
         peak = attempt.peaks.setdefault(state.span.phase, Peak())
         peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(now, "mem_used"))
     running = state.running
