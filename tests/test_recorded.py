@@ -1,4 +1,4 @@
-"""The session that the project recorded itself: README's figures are its figures, and it still reads, folds and shows."""
+"""The session that the project recorded itself: README states its figures, and it still reads, folds and shows."""
 
 from __future__ import annotations
 

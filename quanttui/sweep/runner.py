@@ -300,7 +300,7 @@ class Sweep:
         return path
 
     def _digest(self, arm: str, files: Sequence[Path], number: int) -> str:
-        """The SHA-256 of the arm's file, one for each part where it is split, comma between. Large ones take a while."""
+        """The SHA-256 of the arm's file, of each part where it is split, comma between. Large ones take a while."""
         with self._phase(arm, "hash", number):
             return ",".join(
                 header.sha256(
