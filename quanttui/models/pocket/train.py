@@ -88,7 +88,8 @@ def optimizer(shape: Shape, steps: int) -> Callable[..., tuple[Weights, Any, Any
 
         return jax.tree.map(moved, weights, first, second), (first, second), value
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    compiled: Callable[..., tuple[Weights, Any, Any]] = jax.jit(step, donate_argnums=(0, 1))
+    return compiled
 
 
 def train(
@@ -121,13 +122,13 @@ def held_out_loss(shape: Shape, weights: Weights, vocabulary: Vocabulary, text: 
     ids = np.array([BOS, *vocabulary.encode(text.removesuffix("\n"))], np.int32)
     chunks = ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
 
-    @jax.jit
     def scored(chunk: Any) -> Any:
         seen = chunk.at[0].set(BOS)[None]
         log_p = jax.nn.log_softmax(logits(shape, weights, seen)[0])
         return -log_p[np.arange(WINDOW // 2, WINDOW - 1), chunk[WINDOW // 2 + 1 :]].mean()
 
-    return float(np.mean([float(scored(chunk)) for chunk in chunks]))
+    compiled = jax.jit(scored)
+    return float(np.mean([float(compiled(chunk)) for chunk in chunks]))
 
 
 def write(path: Path, shape: Shape, vocabulary: Vocabulary, weights: Weights) -> None:
