@@ -13,7 +13,7 @@ import msgspec
 
 from quanttui.diagnosis import verdicts, windows
 from quanttui.diagnosis.verdicts import Verdict
-from quanttui.events import Build, Host
+from quanttui.events import Build, Host, TensorGroup
 from quanttui.format import clean, significant
 from quanttui.state import Arm, Attempt, Repetition, State
 from quanttui.stats.intervals import mean_sd, median, paired_ratio
@@ -125,9 +125,23 @@ def summarize(state: State, over: bool = False) -> Summary:
         model=clean(state.model),
         host=state.host,
         build=state.build,
-        notes=tuple(clean(note) for note in state.opened.notes) if state.opened else (),
+        notes=(*(clean(note) for note in state.opened.notes), *twins(state)) if state.opened else (),
         base=base.id if base else "",
         arms=tuple(_arm(state, arm, base, over) for arm in state.arms.values()),
+    )
+
+
+def twins(state: State) -> tuple[str, ...]:
+    """A line for each group of arms that came out as the same tensors: different labels for one quantization."""
+    groups: dict[tuple[TensorGroup, ...], list[str]] = {}
+    for arm in state.arms.values():
+        if arm.file is not None and arm.file.shape.tensors:
+            groups.setdefault(arm.file.shape.tensors, []).append(clean(arm.id))
+    return tuple(
+        f"{', '.join(names[:-1])} and {names[-1]} are the same tensors under other labels: what differs between them "
+        "is noise"
+        for names in groups.values()
+        if len(names) > 1
     )
 
 

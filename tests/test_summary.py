@@ -6,6 +6,7 @@ import math
 import statistics
 
 import builders
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -294,3 +295,16 @@ LOG = builders.events(
     builders.Arm("Q6_K", fails="timeout", fails_in="decode"),
     builders.Arm("Q2_K", tokens=8),
 )
+
+
+def test_arms_of_the_same_tensors_are_told_and_no_others() -> None:
+    """A label may lie; what came out as the same quantization must not be ranked by its noise."""
+    log = builders.events(*THREE)
+    same = builders.shape("Q8_0")
+    twins = [
+        msgspec.structs.replace(one, shape=same) if isinstance(one, e.ArmStarted) and one.arm == "Q4_K_M" else one
+        for one in log
+    ]
+    assert summary.summarize(fold.fold(log)).notes == ()
+    (note,) = summary.summarize(fold.fold(twins)).notes
+    assert "Q8_0 and Q4_K_M" in note and "noise" in note

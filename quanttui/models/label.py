@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from quanttui import quants
@@ -99,14 +98,6 @@ def label_note(header: Header, label: str) -> str:
     if quant is None or not held:
         return ""
     return _fallback_note(header, quant) or _wrong_note(header, quant, held)
-
-
-def same_tensors(headers: Iterable[tuple[str, Header]]) -> tuple[tuple[str, ...], ...]:
-    """Groups of labels whose files have the same type for every tensor: different names for one quantization."""
-    groups: dict[tuple[tuple[str, str, tuple[int, ...]], ...], list[str]] = {}
-    for label, header in headers:
-        groups.setdefault(tuple(sorted((t.name, t.type, t.shape) for t in header.tensors)), []).append(label)
-    return tuple(tuple(labels) for labels in groups.values() if len(labels) > 1)
 
 
 def _fallback_note(header: Header, quant: quants.Quant) -> str:

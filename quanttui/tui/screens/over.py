@@ -85,7 +85,7 @@ class Leave(Over):
     WIDTH = 76
     CHOICES = (
         ("leave", "l", "leave it running", "finish the unit, then go on without a terminal"),
-        ("stop", "s", "stop", "finish the unit; --resume goes on later"),
+        ("stop", "s", "stop", "give up the unit under way; --resume goes on"),
         ("stay", "escape", "stay", "back to the screen"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
