@@ -199,3 +199,11 @@ def test_any_moment_of_a_sweep_can_be_reported(cut: int) -> None:
     now = fold.fold(LOG[: cut * len(LOG) // 39])
     assert max(map(len, as_text.report(now).splitlines())) <= 120
     json.dumps(as_json.report(now), allow_nan=False)
+
+
+def test_the_end_of_a_sweep_is_told_on_one_screen_with_every_failure() -> None:
+    arms = [builders.Arm("F16"), builders.Arm("Q8_0", fails="crashed"), builders.Arm("Q4_K_M")]
+    lines = as_text.brief(builders.state(*arms)).splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) <= 120
+    assert any(line.startswith("Q8_0 crashed: ") for line in lines)
+    assert all(any(line.startswith(name) for line in lines) for name in ("F16", "Q8_0", "Q4_K_M"))

@@ -59,6 +59,14 @@ def report(state: State, over: bool = False, ascii: bool = False) -> str:
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
+def brief(state: State) -> str:
+    """What fits a screen once a sweep has ended: the table, what is to be noted, what failed. A newline at its end."""
+    found = summarize(state, over=True)
+    failed = [Line(f"{arm.id} {arm.outcome}: {clean(arm.error)}") for arm in found.arms if arm.error]
+    lines = [*(Line(f"note: {note}") for note in found.notes), *failed, *_legend(found)]
+    return "\n".join(_table(found, str)) + "\n\n" + "\n".join(_wrapped(line.text, line) for line in lines) + "\n"
+
+
 def _to_ascii(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text.translate(_ASCII))
     return "".join(char if char.isascii() else "?" for char in plain if not unicodedata.combining(char))

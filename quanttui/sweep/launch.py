@@ -143,9 +143,9 @@ def _finish(sweep: Sweep, request: Request) -> None:
         return
     from quanttui.report import text as report_text
 
-    print()
-    print(report_text.report(sweep.writer.state, over=True))
-    print(f"\nsession: {sweep.writer.folder}")
+    folder = sweep.writer.folder
+    print(f"\n{report_text.brief(sweep.writer.state)}")
+    print(f"session: {folder}\nverdicts with their evidence: quanttui report {folder}")
 
 
 def _screen(sweep: Sweep, request: Request) -> int:

@@ -44,7 +44,7 @@ DRAWN: dict[str, Draw] = {
 }
 """Every sheet by name; `layout.places` says which are shown where."""
 
-NUMBERS = ("header", "headline", "speed", "metrics", "brief")
+NUMBERS = ("header", "steps", "lane", "headline", "speed", "metrics", "brief")
 """The sheets that are kept up to date while a repetition is timed on all cores."""
 
 
