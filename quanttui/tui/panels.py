@@ -206,7 +206,7 @@ def _per_tok_s(state: State, span: fold.Span) -> float | None:
     arm = state.arms.get(span.arm)
     attempt = next((one for one in arm.attempts if one.number == span.attempt), None) if arm else None
     held = windows.bounds(state, arm, attempt, "decode") if arm and attempt else None
-    if held is None or held.ceiling is None or not held.ceiling.gb_s:
+    if held is None or held.cache is not None or held.ceiling is None or not held.ceiling.gb_s:
         return None
     return 100 * held.active / 1e9 / held.ceiling.gb_s
 
@@ -322,7 +322,9 @@ def bus(at: Now) -> tuple[Metric, Panel]:
     else:
         achieved = held.active * rate / 1e9
         top = held.ceiling
-        if top is not None and top.gb_s:
+        if held.cache is not None:
+            value, how = f"{significant(achieved)} GB/s", "out of the cache, not over the bus"
+        elif top is not None and top.gb_s:
             value = f"{significant(achieved)}/{significant(top.gb_s)} GB/s {percent(achieved / top.gb_s)} %"
             how = f"{clean(top.how, 20)} over {clean(top.over, 30)}" if top.over else clean(top.how, 20)
         else:
