@@ -29,6 +29,8 @@ else:
     import tomli as tomllib
 
 PREFIX = "QUANTTUI_"
+TEST_PREFIX = "QUANTTUI_TEST_"
+"""Variables for the tests alone."""
 NOT_KEYS = frozenset({"QUANTTUI_CONFIG", "QUANTTUI_SHARED"})
 """Variables with our prefix that set no key: the file to read, and where the tests find their inputs."""
 
@@ -175,7 +177,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     names = {PREFIX + key.upper(): key for key in KEYS}
     values = {}
     for name, text in environment.items():
-        if name.startswith(PREFIX) and name not in NOT_KEYS and text:
+        if name.startswith(PREFIX) and name not in NOT_KEYS and not name.startswith(TEST_PREFIX) and text:
             key = names[_known(name, tuple(names), "environment: unknown variable")]
             values[key] = _value(key, _parts(key, text), False, name, f"{name}={clean(text, 60)}")
     return values

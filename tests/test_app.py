@@ -1,6 +1,6 @@
 """The whole screen: what it shows at fixed moments, what its keys do, and that a sweep outlives it.
 
-The expected screens lie in tests/snapshots; QUANTTUI_REGENERATE=1 writes them anew, to be read before they are kept.
+The expected screens lie in tests/snapshots; QUANTTUI_TEST_REGENERATE=1 writes them anew, to be read before they are kept.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ MOMENTS = {
 def compared(name: str, text: str) -> None:
     """Against the expected screen, or written as the new one."""
     path = GOLDEN / f"{name}.txt"
-    if os.environ.get("QUANTTUI_REGENERATE"):
+    if os.environ.get("QUANTTUI_TEST_REGENERATE"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")

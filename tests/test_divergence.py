@@ -742,14 +742,14 @@ def decoded(
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The tool that $QUANTTUI_LLAMA_PERPLEXITY names, with $QUANTTUI_KLD_BASE, _QUANT, _TEXT or the pocket model."""
-    tool = os.environ.get("QUANTTUI_LLAMA_PERPLEXITY")
+    """The tool that $QUANTTUI_TEST_LLAMA_PERPLEXITY names, with $QUANTTUI_TEST_KLD_BASE, _QUANT, _TEXT or the pocket model."""
+    tool = os.environ.get("QUANTTUI_TEST_LLAMA_PERPLEXITY")
     if not tool:
-        pytest.skip("QUANTTUI_LLAMA_PERPLEXITY names no llama-perplexity to exchange files with")
+        pytest.skip("QUANTTUI_TEST_LLAMA_PERPLEXITY names no llama-perplexity to exchange files with")
     pocket = Path(divergence.__file__).parents[1] / "models" / "pocket"
-    base = Path(os.environ.get("QUANTTUI_KLD_BASE") or pocket / "pocket-f16.gguf")
-    text = Path(os.environ.get("QUANTTUI_KLD_TEXT") or pocket / "pocket-heldout.txt")
-    quant = os.environ.get("QUANTTUI_KLD_QUANT")
+    base = Path(os.environ.get("QUANTTUI_TEST_KLD_BASE") or pocket / "pocket-f16.gguf")
+    text = Path(os.environ.get("QUANTTUI_TEST_KLD_TEXT") or pocket / "pocket-heldout.txt")
+    quant = os.environ.get("QUANTTUI_TEST_KLD_QUANT")
     made = Bench(tool, base, Path(quant or tmp_path_factory.mktemp("quant") / "quant.gguf"), text)
     if not quant:
         made.ours("quantize", base, made.quant)

@@ -47,8 +47,8 @@ class Over(ModalScreen[str]):
         sheet.styles.height = min(len(self.body(wide - 4, self._glyphs)) + 2, height)
 
     def body(self, width: int, glyphs: Glyphs) -> list[Line]:
-        """The lines inside the box."""
-        raise NotImplementedError
+        """The lines inside the box: each kind of box has its own."""
+        return []
 
     def _draw(self, view: View, width: int, height: int, glyphs: Glyphs) -> Sequence[Line]:
         return framed(((self.TITLE_, "title"),), (), self.body(width - 4, glyphs), width, height, glyphs)
