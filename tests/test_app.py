@@ -1,6 +1,6 @@
 """The whole screen: what it shows at fixed moments, what its keys do, and that a sweep outlives it.
 
-The expected screens lie in tests/snapshots; QUANTTUI_TEST_REGENERATE=1 writes them anew, to be read before they are kept.
+The expected screens lie in tests/snapshots; QUANTTUI_TEST_REGENERATE=1 writes them anew, to be read before kept.
 """
 
 from __future__ import annotations
