@@ -742,7 +742,7 @@ def decoded(
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The tool that $QUANTTUI_TEST_LLAMA_PERPLEXITY names, with $QUANTTUI_TEST_KLD_BASE, _QUANT, _TEXT or the pocket."""
+    """The tool that $QUANTTUI_TEST_LLAMA_PERPLEXITY names, with $QUANTTUI_TEST_KLD_BASE, _QUANT, _TEXT or our own."""
     tool = os.environ.get("QUANTTUI_TEST_LLAMA_PERPLEXITY")
     if not tool:
         pytest.skip("QUANTTUI_TEST_LLAMA_PERPLEXITY names no llama-perplexity to exchange files with")
