@@ -45,8 +45,20 @@ MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "chunks": ((), "N", "chunks of it to score"),
     "prompt": (("-p",), "N", "tokens of a prompt repetition, 0 for none"),
     "decode": (("-n",), "N", "tokens of a decode repetition, 0 for none"),
-    "depth": (("-d",), "N", "tokens that lie in the context before"),
+    "depth": (("-d",), "N,M", "tokens that lie in the context before: a test at each"),
     "repetitions": (("-r",), "N", "timed repetitions of each"),
+    "precision": ((), "P%", "decode goes on until its interval is within this of its mean"),
+    "speed_seconds": ((), "S", "and for no more timed decoding than this"),
+    "schedule": ((), "NAME", "in which order the units of the quants come"),
+    "order": ((), "NAME", "in which order the quants come"),
+    "anchor": ((), "N", "measure the anchor again after every N quants"),
+    "drift": ((), "P%", "a larger change of the anchor is drift"),
+    "base": ((), "QUANT", "the quant that the others are held against"),
+    "until": ((), "WHEN", "score all of the text, or until it is decided"),
+    "tolerance": ((), "P%", "of the base's perplexity: what is to be decided about each quant"),
+    "kld": ((), "HOW", "where the base's logits come from"),
+    "kld_gib": ((), "GIB", "most that the base's logits may take in the session"),
+    "kld_base": ((), "FILE", "base logits that exist already"),
     "threads": (("-t",), "N", "threads of llama.cpp"),
     "gpu_layers": (("-ngl",), "N", "layers to offload"),
     "split_mode": (("-sm",), "MODE", "how several GPUs divide a model"),
@@ -54,7 +66,7 @@ MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "batch": (("-b",), "N", "tokens submitted at once"),
     "ubatch": (("-ub",), "N", "tokens computed at once"),
     "flash_attn": (("-fa",), "MODE", "flash attention"),
-    "kv": ((), "TYPE", "type of the KV cache"),
+    "kv": ((), "A,B", "types of the KV cache: a quant measured with each"),
     "ctx": ((), "N", "context of the perplexity"),
     "seed": ((), "N", "of the random tokens"),
 }
@@ -214,6 +226,7 @@ def _sweep_flags(parser: _Parser) -> None:
     for key, (short, metavar, says) in MEASURED.items():
         allowed = config.allowed(key)
         measured.add_argument(_flag(key), *short, dest=key, metavar=metavar, help=f"{says} ({allowed})")
+    measured.add_argument("--full", dest="until", action="store_const", const="full", help="the same as --until full")
     measured.add_argument(
         "--polite", action="store_const", const="true", help="wait before each timed unit until the machine is idle"
     )

@@ -34,6 +34,9 @@ TEST_PREFIX = "QUANTTUI_TEST_"
 NOT_KEYS = frozenset({"QUANTTUI_CONFIG", "QUANTTUI_SHARED"})
 """Variables with our prefix that set no key: the file to read, and where the tests find their inputs."""
 
+PERCENTAGES = ("precision", "drift", "tolerance")
+"""Keys that take a percentage, with or without its sign."""
+
 Count = Annotated[int, Meta(ge=0, le=2**24, description="a whole number, 0 or more")]
 Positive = Annotated[int, Meta(ge=1, le=2**24, description="a whole number, 1 or more")]
 Kv = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -44,19 +47,36 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     quants: Annotated[tuple[str, ...], Meta(description="quants by name, or common, or all")] = ()
     tasks: Annotated[
-        tuple[Literal["speed", "ppl"], ...], Meta(min_length=1, description="one or both of speed and ppl")
-    ] = ("speed", "ppl")
+        tuple[Literal["speed", "ppl", "kld"], ...], Meta(min_length=1, description="one or more of speed, ppl and kld")
+    ] = ("speed", "ppl", "kld")
     text: Annotated[str, Meta(min_length=1, description="a text file, or pocket, or wikitext-2")] = "wikitext-2"
     chunks: Annotated[int, Meta(ge=-1, le=2**24, description="a whole number, -1 for all of the text, 0 for none")] = -1
     prompt: Count = 512
     decode: Count = 128
-    depth: Count = 0
+    depth: Annotated[
+        tuple[Count, ...], Meta(min_length=1, max_length=16, description="up to 16 whole numbers, such as 0,4096,16384")
+    ] = (0,)
     repetitions: Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")] = 5
+    precision: Annotated[float, Meta(ge=0, le=100, description="a percentage, 0 for no more repetitions")] = 1.0
+    speed_seconds: Annotated[float, Meta(ge=0, le=1e6, description="seconds")] = 20.0
+    schedule: Annotated[
+        Literal["auto", "sequential", "round-robin", "abba"],
+        Meta(description="auto, sequential, round-robin or abba"),
+    ] = "sequential"
+    order: Annotated[Literal["random", "given"], Meta(description="random or given")] = "random"
+    anchor: Annotated[int, Meta(ge=0, le=1000, description="a whole number of quants, 0 for no anchor")] = 3
+    drift: Annotated[float, Meta(gt=0, le=1000, description="a percentage above 0")] = 5.0
+    base: Annotated[str, Meta(description="a quant's name")] = ""
+    kld: Annotated[Literal["auto", "file", "beside"], Meta(description="auto, file or beside")] = "auto"
+    kld_gib: Annotated[float, Meta(gt=0, le=1e6, description="a size in GiB, above 0")] = 1.0
+    kld_base: Annotated[str, Meta(description="a base-logits file of llama-perplexity's kind")] = ""
+    tolerance: Annotated[float, Meta(gt=0, lt=100, description="a percentage above 0 and below 100")] = 1.0
+    until: Annotated[Literal["full", "decided"], Meta(description="full or decided")] = "full"
     threads: Annotated[int, Meta(ge=0, le=512, description="a whole number to 512, 0 for one per physical core")] = 0
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000, description="a whole number, -1 for all layers")] = -1
-    split_mode: Annotated[
-        Literal["none", "layer", "row", "tensor"], Meta(description="none, layer, row or tensor")
-    ] = "layer"
+    split_mode: Annotated[Literal["none", "layer", "row", "tensor"], Meta(description="none, layer, row or tensor")] = (
+        "layer"
+    )
     tensor_split: Annotated[
         tuple[Annotated[float, Meta(ge=0, le=1e9)], ...],
         Meta(max_length=16, description="up to 16 shares, one for each GPU, such as 3,1"),
@@ -64,7 +84,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     batch: Positive = 2048
     ubatch: Positive = 512
     flash_attn: Annotated[Literal["auto", "on", "off"], Meta(description="auto, on or off")] = "auto"
-    kv: Annotated[Kv, Meta(description="f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl")] = "f16"
+    kv: Annotated[
+        tuple[Kv, ...],
+        Meta(
+            min_length=1,
+            max_length=9,
+            description="one or more of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
+        ),
+    ] = ("f16",)
     ctx: Annotated[int, Meta(ge=16, le=2**24, description="a whole number, 16 or more")] = 512
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")] = 1
     polite: Annotated[bool, Meta(description="true or false")] = False
@@ -135,8 +162,13 @@ def settings(config: Config) -> Settings:
         tasks=config.tasks,
         prompt=config.prompt,
         decode=config.decode,
-        depth=config.depth,
+        depths=config.depth,
         repetitions=config.repetitions,
+        precision=config.precision / 100,
+        speed_seconds=config.speed_seconds,
+        schedule=config.schedule,
+        anchor=config.anchor,
+        drift=config.drift / 100,
         threads=config.threads,
         gpu_layers=config.gpu_layers,
         split_mode=config.split_mode,
@@ -144,10 +176,16 @@ def settings(config: Config) -> Settings:
         batch=config.batch,
         ubatch=config.ubatch,
         flash_attn=config.flash_attn,
-        kv=config.kv,
+        kv=config.kv[0],
         context=config.ctx,
         chunks=None if config.chunks < 0 else config.chunks,
         text=config.text,
+        base=config.base,
+        kld=config.kld,
+        kld_bytes=int(config.kld_gib * 2**30),
+        kld_base=config.kld_base,
+        tolerance=config.tolerance / 100,
+        until=config.until,
         seed=config.seed,
         polite=config.polite,
     )
@@ -194,7 +232,7 @@ def _known(name: str, names: tuple[str, ...], complaint: str) -> str:
 def _parts(key: str, text: str) -> Any:
     """Text from a flag or the environment: lists are divided by commas, shares by `/` or `;` too, as in llama-bench."""
     if get_origin(_TYPES[key].__origin__) is not tuple:
-        return text.strip()
+        return text.strip().removesuffix("%" if key in PERCENTAGES else "\0").rstrip()
     return [part.strip() for part in re.split("[,/;]" if key == "tensor_split" else ",", text) if part.strip()]
 
 

@@ -95,18 +95,48 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     devices: tuple[str, ...] = ()
 
 
+class Observer(msgspec.Struct, frozen=True, kw_only=True):
+    """What watching costs on this machine, as `quanttui doctor --observer` found it at Unix time `wall`.
+
+    `live`, `headless`: the shares of decode tok/s of `model` that are lost with the live screen at 120x40, and without
+    any screen, against an engine that nobody watches: medians over `pairs`. Negative where it came out faster.
+    """
+
+    live: float
+    headless: float
+    pairs: int
+    model: str = ""
+    wall: float = 0.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a sweep measures and how: llama-bench's and llama-perplexity's parameters, under their names.
 
     `prompt`, `decode`, `repetitions` = 0 leave that part out; `chunks` None means all of the text, 0 none.
     `gpu_layers` -1 asks for all. `context` is the perplexity's n_ctx. `text` is "pocket", "wikitext-2" or a path.
+    `depths`: tokens in the KV cache before prompt and decode, one test of each per depth; the first gives the figures
+    that arms are compared by.
+
+    Speed goes on after `repetitions` until the interval of decode tok/s is within ± `precision` (a share; 0: it does
+    not go on), for at most `speed_seconds` of timed decoding.
+    `schedule`: sequential, round-robin, abba. `anchor`: how many arms are measured between two re-measurements of the
+    anchor arm (0: none); a change of its decode tok/s by more than the share `drift` is drift.
+    `base`: the arm that others are held against, "" for an unquantized one or the largest. `kld`: where the base's
+    logits come from: file, beside, auto; `kld_bytes` caps the file, `kld_base` is one that exists already.
+    `until`: full scores all chunks in the text's order; decided draws them in one random order (`seed`) and stops an
+    arm when its interval lies wholly inside or outside ± `tolerance` (a share of the base's perplexity).
     """
 
     tasks: tuple[str, ...] = ("speed", "ppl")
     prompt: int = 512
     decode: int = 128
-    depth: int = 0
+    depths: tuple[int, ...] = (0,)
     repetitions: int = 5
+    precision: float = 0.0
+    speed_seconds: float = 20.0
+    schedule: str = "sequential"
+    anchor: int = 0
+    drift: float = 0.05
     threads: int = 1
     gpu_layers: int = -1
     split_mode: str = "layer"
@@ -119,6 +149,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int | None = None
     text: str = ""
     text_sha256: str = ""
+    base: str = ""
+    kld: str = "auto"
+    kld_bytes: int = 2**30
+    kld_base: str = ""
+    tolerance: float = 0.01
+    until: str = "full"
     seed: int = 1
     polite: bool = False
 
@@ -127,6 +163,7 @@ class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One quant of the plan. `file` exists already, or is to be made from `source` by quantizing to `quant`.
 
     `id` is unique in the session and safe to print; `bytes` is the file's size, or its estimate while to be made.
+    `kv` is the KV cache's type where the arm has one of its own, "" where the settings' holds.
     """
 
     id: str
@@ -135,6 +172,7 @@ class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     imatrix: str = ""
     bytes: int | None = None
+    kv: str = ""
 
 
 class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +215,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The atom of a sweep. Idempotent, recorded when done, never repeated once recorded.
 
     kind prompt / decode: `tokens` processed at `depth`, the `index`-th repetition.
-    kind perplexity: the chunks `index` … `index + count - 1`, decoded together.
+    kind perplexity: the chunks `index` … `index + count - 1`, decoded together; where they were drawn at random,
+    `chunks` are those that the draws of these numbers gave.
+    kind anchor: a decode of the anchor arm, measured again: `index` counts rounds, `count` repetitions in one.
     `attempt` > 1: the same arm once more in a fresh process.
     """
 
@@ -188,6 +228,12 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depth: int = 0
     count: int = 1
     attempt: int = 1
+    chunks: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The text's chunks that a perplexity unit scores."""
+        return self.chunks or tuple(range(self.index, self.index + self.count))
 
     @property
     def id(self) -> str:
@@ -238,6 +284,7 @@ class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     pid: int
     pid_started: float
     notes: tuple[str, ...] = ()
+    observer: Observer | None = None
 
 
 class SessionResumed(Event, frozen=True, kw_only=True, tag="session.resumed"):
@@ -252,6 +299,7 @@ class SessionResumed(Event, frozen=True, kw_only=True, tag="session.resumed"):
     pid: int
     pid_started: float
     notes: tuple[str, ...] = ()
+    observer: Observer | None = None
 
 
 class ProbeFound(Event, frozen=True, kw_only=True, tag="probe.found"):
@@ -302,7 +350,10 @@ class ArmLoaded(Event, frozen=True, kw_only=True, tag="arm.loaded"):
 
 
 class ContextMade(Event, frozen=True, kw_only=True, tag="context.made"):
-    """A llama.cpp context for one kind of unit, with what it really is: `flash_attn` resolved, buffers in bytes."""
+    """A llama.cpp context for one kind of unit, with what it really is: `flash_attn` resolved, buffers in bytes.
+
+    `kv` is the KV cache's type.
+    """
 
     arm: str
     phase: str
@@ -310,6 +361,7 @@ class ContextMade(Event, frozen=True, kw_only=True, tag="context.made"):
     n_batch: int
     n_ubatch: int
     n_seq: int
+    kv: str = ""
     flash_attn: bool | None = None
     kv_bytes: int | None = None
     compute_bytes: int | None = None
@@ -389,12 +441,45 @@ class Tokens(Event, frozen=True, kw_only=True, tag="tokens"):
     ns: tuple[int, ...]
 
 
+class Against(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk's tokens under the arm `base`, which has scored them too: sums of its nll (nats), of the square, and of
+    the products with this arm's."""
+
+    base: str
+    nll: float
+    nll2: float
+    products: float
+
+
+class Diverged(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk's tokens against the base's logits, kept as 16-bit rows: sums as of stats.divergence.Sums.
+
+    `base` is an arm, or the name of a file. `nll_base` and what follows from it is what the rows tell, which is not
+    exact (stats.divergence.Rows). The tokens' own values are float64 [4, scored] (nll_base, kld, p_diff, same_top) in
+    `file` from byte `offset`.
+    """
+
+    base: str
+    nll_base: float
+    nll_base2: float
+    nll_nll_base: float
+    kld: float
+    kld2: float
+    p_diff: float
+    p_diff2: float
+    p_diff4: float
+    same_top: int
+    file: str = ""
+    offset: int = 0
+
+
 class Perplexity(Event, frozen=True, kw_only=True, tag="perplexity"):
     """One chunk scored: `scored` tokens, sum and sum of squares of their nll, in nats.
 
     Per-token nll are float64 (little-endian) in `file` (relative to the session) from byte `offset`. The running
     perplexity and its error follow from these sums (stats.intervals.perplexity), whatever the order of the chunks.
-    `chunks` is how many the arm will score; `ns` the chunk's share of its group's decoding, which began at `at`.
+    `chunks` is how many there are for the arm to score; `ns` the chunk's share of its group's decoding, which began at
+    `at`. `against` and `diverged` compare with the base where that has the chunk.
     """
 
     unit: Unit
@@ -407,6 +492,30 @@ class Perplexity(Event, frozen=True, kw_only=True, tag="perplexity"):
     ns: int = 0
     file: str = ""
     offset: int = 0
+    against: Against | None = None
+    diverged: Diverged | None = None
+
+
+class BaseChosen(Event, frozen=True, kw_only=True, tag="base.chosen"):
+    """Where the base's logits for KL divergence come from.
+
+    `how`: file (its 16-bit rows are kept for the first `chunks` that are scored), beside (the base is decoded again
+    beside each arm), given (`file` was there before), none. `why` it is so. `bytes` is the file's size.
+    """
+
+    base: str
+    how: str
+    chunks: int = 0
+    bytes: int = 0
+    file: str = ""
+    why: str = ""
+
+
+class UnitDisturbed(Event, frozen=True, kw_only=True, tag="unit.disturbed"):
+    """The unit under way shared its cores with something of ours: it counts for nothing and is measured once more."""
+
+    unit: Unit
+    why: str
 
 
 class UnitDone(Event, frozen=True, kw_only=True, tag="unit.done"):
@@ -485,6 +594,8 @@ Known = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
     UnitStarted,
     Tokens,
     Perplexity,
+    BaseChosen,
+    UnitDisturbed,
     UnitDone,
     ArmDone,
     ArmFailed,

@@ -21,8 +21,15 @@ SAMPLE_BIN = 0.5
 NOTES = 500
 """How many notes are kept; older ones are in the log."""
 
-RATES = {"swap.in": "swap.in/s", "swap.out": "swap.out/s", "engine.read": "engine.read/s", "engine.cpu": "engine.cpu/s",
-         "self.cpu": "self.cpu/s", "psi.memory.some": "psi.memory.some/s", "cpu.busy": "cpu.busy/s"}
+RATES = {
+    "swap.in": "swap.in/s",
+    "swap.out": "swap.out/s",
+    "engine.read": "engine.read/s",
+    "engine.cpu": "engine.cpu/s",
+    "self.cpu": "self.cpu/s",
+    "psi.memory.some": "psi.memory.some/s",
+    "cpu.busy": "cpu.busy/s",
+}
 """Counters whose difference per second is kept as a series of its own."""
 
 LEVELS = ("mem.used", "swap.used", "engine.rss")
@@ -44,13 +51,15 @@ class Repetition(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """One scored chunk: `scored` tokens, sums of nll (nats) and of its square."""
+    """One scored chunk: `scored` tokens, sums of nll (nats) and of its square, and how it compares with the base."""
 
     scored: int
     nll: float
     nll2: float
     at: float
     ns: int
+    against: e.Against | None = None
+    diverged: e.Diverged | None = None
 
 
 class Span(msgspec.Struct):
@@ -87,11 +96,17 @@ class Energy(msgspec.Struct):
 
 
 class Attempt(msgspec.Struct):
-    """One run of an arm: the first, or a run again in a fresh process. `rate` is tok/s over the decoded token."""
+    """One run of an arm: the first, or a run again in a fresh process. `rate` is tok/s over the decoded token.
+
+    `prompt` and `decode` are the repetitions at the first of the settings' depths, `deeper` those at the others.
+    `disturbed` counts the repetitions that were done again.
+    """
 
     number: int
     prompt: list[Repetition] = []
     decode: list[Repetition] = []
+    deeper: list[Repetition] = []
+    disturbed: int = 0
     ceilings: list[e.Ceiling] = []
     contexts: dict[str, e.ContextMade] = {}
     peaks: dict[str, Peak] = {}
@@ -105,9 +120,15 @@ class Attempt(msgspec.Struct):
     def repetitions(self, kind: str) -> list[Repetition]:
         return self.prompt if kind == "prompt" else self.decode
 
+    def at_depth(self, kind: str, depth: int) -> list[Repetition]:
+        """The repetitions of one kind at one depth."""
+        every = (*self.repetitions(kind), *self.deeper)
+        return [one for one in every if one.unit.kind == kind and one.unit.depth == depth]
+
 
 class Arm(msgspec.Struct):
-    """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done."""
+    """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done, `anchor`
+    the repetitions in which it was measured again as the anchor."""
 
     plan: e.PlannedArm
     file: e.ArmStarted | None = None
@@ -115,6 +136,7 @@ class Arm(msgspec.Struct):
     chunks: dict[int, Chunk] = {}
     chunks_planned: int | None = None
     units: dict[str, float] = {}
+    anchor: list[Repetition] = []
 
     @property
     def id(self) -> str:
@@ -152,6 +174,7 @@ class Running(msgspec.Struct):
 
     unit: e.Unit
     at: float
+    disturbed: bool = False
     tokens: int = 0
     ns: int = 0
     first: dict[str, float] = {}
@@ -193,6 +216,8 @@ class State(msgspec.Struct):
     notes: list[Note] = []
     resumed: list[float] = []
     control_offset: int = 0
+    base: e.BaseChosen | None = None
+    observer: e.Observer | None = None
     closed: str = ""
     beat: e.Beat | None = None
     unknown: int = 0
@@ -299,6 +324,7 @@ def _attempt(state: State, name: str, number: int) -> Attempt:
 def _writer(state: State, event: e.SessionOpened | e.SessionResumed) -> None:
     state.writer = (event.pid, event.pid_started)
     state.settings, state.host, state.build = event.settings, event.host, event.build
+    state.observer = event.observer
     state.wall = event.wall - event.t
     state.closed = ""
     for planned in event.plan:
@@ -445,11 +471,12 @@ def _unit_started(state: State, event: e.UnitStarted) -> None:
 
 
 def _tokens(state: State, event: e.Tokens) -> None:
-    attempt = _attempt(state, event.unit.arm, event.unit.attempt)
-    for ns in event.ns:
-        if ns > 0:
-            attempt.rate.add(float(attempt.tokens), 1e9 / ns)
-        attempt.tokens += 1
+    if event.unit.kind == "decode":
+        attempt = _attempt(state, event.unit.arm, event.unit.attempt)
+        for ns in event.ns:
+            if ns > 0:
+                attempt.rate.add(float(attempt.tokens), 1e9 / ns)
+            attempt.tokens += 1
     running = state.running
     if running is not None and running.unit == event.unit:
         running.tokens += len(event.ns)
@@ -461,15 +488,36 @@ def _tokens(state: State, event: e.Tokens) -> None:
 def _perplexity(state: State, event: e.Perplexity) -> None:
     arm = _arm(state, event.unit.arm)
     arm.chunks_planned = event.chunks
-    arm.chunks[event.chunk] = Chunk(event.scored, event.nll, event.nll2, event.at, event.ns)
+    arm.chunks[event.chunk] = Chunk(
+        event.scored, event.nll, event.nll2, event.at, event.ns, event.against, event.diverged
+    )
+
+
+def _base_chosen(state: State, event: e.BaseChosen) -> None:
+    state.base = event
+    if event.why:
+        state.note(event.t, "warn" if event.how == "none" else "info", event.why)
+
+
+def _unit_disturbed(state: State, event: e.UnitDisturbed) -> None:
+    if state.running is not None and state.running.unit == event.unit:
+        state.running.disturbed = True
+        _attempt(state, event.unit.arm, event.unit.attempt).disturbed += 1
 
 
 def _unit_done(state: State, event: e.UnitDone) -> None:
     unit = event.unit
     arm, attempt = _arm(state, unit.arm), _attempt(state, unit.arm, unit.attempt)
     arm.units[unit.id] = event.t
-    if unit.kind in ("prompt", "decode"):
-        attempt.repetitions(unit.kind).append(Repetition(unit, event.at, event.tokens, event.ns, event.counters))
+    disturbed = state.running is not None and state.running.unit == unit and state.running.disturbed
+    if unit.kind in ("prompt", "decode", "anchor") and not disturbed:
+        done = Repetition(unit, event.at, event.tokens, event.ns, event.counters)
+        if unit.kind == "anchor":
+            arm.anchor.append(done)
+        elif unit.depth == state.settings.depths[0]:
+            attempt.repetitions(unit.kind).append(done)
+        else:
+            attempt.deeper.append(done)
         if unit.kind == "prompt":
             _add(state, "prompt.tok_s", event.t, event.tokens * 1e9 / event.ns)
     attempt.peaks.setdefault(unit.kind, Peak()).see(event.counters.rss, event.counters.anonymous)
@@ -521,6 +569,8 @@ RULES: dict[type, Callable[[State, Any], None]] = {
     e.UnitStarted: _unit_started,
     e.Tokens: _tokens,
     e.Perplexity: _perplexity,
+    e.BaseChosen: _base_chosen,
+    e.UnitDisturbed: _unit_disturbed,
     e.UnitDone: _unit_done,
     e.ArmDone: _arm_done,
     e.ArmFailed: _arm_failed,

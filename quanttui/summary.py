@@ -221,8 +221,8 @@ def _settings(state: State, arm: Arm) -> dict[str, int | str | bool | None]:
     context = next((contexts[phase] for phase in ("decode", "prompt", "perplexity") if phase in contexts), None)
     resolved = context.flash_attn if context else None
     return {
-        "depth": asked.depth,
-        "kv": clean(asked.kv, 40),
+        "depth": asked.depths[0],
+        "kv": clean(arm.plan.kv or asked.kv, 40),
         "gpu_layers_asked": asked.gpu_layers,
         "gpu_layers": loaded.gpu_layers if loaded else None,
         "batch": asked.batch,

@@ -247,7 +247,7 @@ class Log:
         for index in range(arm.repetitions):
             tokens = arm.tokens if kind == "decode" else self.settings.prompt
             unit = e.Unit(
-                arm=arm.name, kind=kind, index=index, tokens=tokens, depth=self.settings.depth, attempt=number
+                arm=arm.name, kind=kind, index=index, tokens=tokens, depth=self.settings.depths[0], attempt=number
             )
             mean = arm.tok_s if kind == "decode" else arm.prompt_tok_s
             swing = 2 * index / (arm.repetitions - 1) - 1 if arm.repetitions > 1 else 0.0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from quanttui import __version__, cli, config, paths, session
@@ -155,8 +156,17 @@ def test_a_request_carries_what_was_asked(tmp_path: Path, settings: list[str], s
     assert (asked.headless, asked.detach, asked.demo, asked.json) == (True, False, False, True)
     assert (asked.session, asked.resume, asked.sessions_dir) == (tmp_path / "s", None, sessions)
     assert asked.cache_bytes == 20 * 2**30
-    expected = e.Settings(prompt=64, decode=0, chunks=20, context=256, threads=0, text="t.txt", polite=True)
+    default = config.settings(config.Config())
+    expected = msgspec.structs.replace(
+        default, prompt=64, decode=0, chunks=20, context=256, threads=0, text="t.txt", polite=True
+    )
     assert asked.settings == expected
+
+
+def test_full_and_percentages_are_what_they_say(settings: list[str]) -> None:
+    args = cli.parse(["run", "a", "--until", "decided", "--full", "--tolerance", "2%", "--drift", "7", *settings])
+    asked = cli.request(args, cli.configuration(args)).settings
+    assert (asked.until, asked.tolerance, asked.drift) == ("full", 0.02, 0.07)
 
 
 def test_the_demo_keeps_its_own_text_and_quants_whatever_the_file_says(settings: list[str]) -> None:

@@ -68,7 +68,7 @@ def counted(engine: Engine, text: Path, context: int) -> protocol.Counted:
 
 def score(engine: Engine, raw: Path, text: Path, first: int, count: int, chunks: int) -> list[protocol.Answer]:
     unit = e.Unit(arm="A", kind="perplexity", index=first, count=count)
-    request = protocol.Score(unit=unit, text=str(text), chunks=chunks, raw=str(raw), file="raw/A.nll")
+    request = protocol.Score(units=(unit,), text=str(text), chunks=chunks, raw=str(raw), file="raw/A.nll")
     return list(engine.ask(request, 300))
 
 

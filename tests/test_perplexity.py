@@ -312,7 +312,7 @@ def decoded(engine: Engine, raw: Path, model: Path, text: Path, settings: e.Sett
     answers = []
     for first in range(0, chunks, together):
         unit = e.Unit(arm="A", kind="perplexity", index=first, count=min(together, chunks - first))
-        answers += list(engine.ask(protocol.Score(unit=unit, text=str(text), chunks=chunks, raw=str(raw))))
+        answers += list(engine.ask(protocol.Score(units=(unit,), text=str(text), chunks=chunks, raw=str(raw))))
     return answers
 
 

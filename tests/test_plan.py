@@ -52,7 +52,7 @@ def test_who_asks_for_fewer_repetitions_gets_just_those() -> None:
 
 
 def test_prompt_is_repeated_as_often_as_asked_for() -> None:
-    units = list(plan.repetitions(e.Settings(repetitions=5, depth=64), "A", Attempt(number=2), "prompt"))
+    units = list(plan.repetitions(e.Settings(repetitions=5, depths=(64,)), "A", Attempt(number=2), "prompt"))
     assert [unit.index for unit in units] == [0, 1, 2, 3, 4]
     assert {(unit.tokens, unit.depth, unit.attempt) for unit in units} == {(512, 64, 2)}
 

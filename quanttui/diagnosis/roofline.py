@@ -110,7 +110,7 @@ def is_slow(state: State, arm: Arm) -> bool:
         return False
     if not resident_bytes(file.shape):
         return False
-    depth, kv = attempt.decode[0].unit.depth, state.settings.kv
+    depth, kv = attempt.decode[0].unit.depth, arm.plan.kv or state.settings.kv
     return median([r.tok_s for r in attempt.decode]) < SLOW * predicted_tok_s(file.shape, depth, kv, ceiling.gb_s)
 
 

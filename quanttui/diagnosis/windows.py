@@ -153,7 +153,7 @@ def bounds(state: State, arm: Arm, attempt: Attempt, kind: str) -> Bounds | None
     ceiling, why = roofline.best_ceiling(attempt)
     active = roofline.batch_bytes(shape)
     if kind == "decode":
-        active = roofline.active_bytes(shape, settings.depth, settings.kv)
+        active = roofline.active_bytes(shape, settings.depths[0], arm.plan.kv or settings.kv)
     return Bounds(
         active=active,
         resident=roofline.resident_bytes(shape),

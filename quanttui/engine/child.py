@@ -252,8 +252,9 @@ class Engine:
         )
         raw = perplexity.Raw(Path(request.raw), request.file)
         try:
-            unit, chunks = request.unit, request.chunks
-            self._tell_all(perplexity.score(context, frame, tokens, unit, chunks, raw, self._clock, self._meter))
+            for unit in request.units:
+                chunks = request.chunks
+                self._tell_all(perplexity.score(context, frame, tokens, unit, chunks, raw, self._clock, self._meter))
         finally:
             raw.close()
 

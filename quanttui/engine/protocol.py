@@ -58,17 +58,43 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
     context: int
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
-    """Score one group of chunks of the file `text`. Answered by UnitStarted, Perplexity per chunk, UnitDone.
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """What an arm is held against while it is scored, or, with `write`, what it leaves for the others.
 
-    `chunks` is how many the arm will score. Per-token values go to the file `raw`, which the events call `file`.
+    name: the base arm's, or the file's.
+    logits: the base-logits file (measure.divergence); "" where there is none. Where it is written it is made for the
+        chunks `places` of the text, in that order, or its `.part` gone on with; where it is read, its tokens must be
+        those of `places`, or of the text's beginning where that is empty.
+    slots: of chunks of the text their place in that file; a chunk without one is not compared by it.
+    raw: the base arm's file of per-token nll, "" where there is none; `known` are the chunks that it has.
+    sums: where the tokens' values against the rows go, which the events call `file`.
     """
 
-    unit: events.Unit
+    name: str
+    logits: str = ""
+    places: tuple[int, ...] = ()
+    slots: dict[int, int] = {}
+    write: bool = False
+    raw: str = ""
+    known: tuple[int, ...] = ()
+    sums: str = ""
+    file: str = ""
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
+    """Score groups of chunks of the file `text`. Answered, for each unit in turn, by UnitStarted, Perplexity per
+    chunk, UnitDone.
+
+    `chunks` is how many there are for the arm to score. Per-token values go to the file `raw`, which the events call
+    `file`. Of several units one may be scored while the next is decoded.
+    """
+
+    units: tuple[events.Unit, ...]
     text: str
     chunks: int
     raw: str
     file: str = ""
+    base: Base | None = None
 
 
 class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):

@@ -172,7 +172,7 @@ class Engine:
 
     def _score(self, request: protocol.Score) -> Iterator[protocol.Answer]:
         """Chunks whose nll depend on arm and chunk alone, so that any order of units gives the same."""
-        unit, script = request.unit, self._script(request.unit.arm)
+        unit, script = request.units[0], self._script(request.units[0].arm)
         self._fail(script, unit.id)
         scored, at = self._settings.context // 2 - 1, self._at()
         each = round(self._settings.context * 1e9 / script.prompt)

@@ -95,7 +95,8 @@ def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]
         versions = f"llama.cpp {clean(build.llama_cpp)}, llama-cpp-python {clean(build.llama_cpp_python)}, {offload}"
         yield "build", f"quanttui {clean(build.quanttui)}, {versions}"
     yield "settings", (
-        f"prompt {asked.prompt}, decode {asked.decode} at depth {asked.depth}, {asked.repetitions} repetitions; "
+        f"prompt {asked.prompt}, decode {asked.decode} at depth {', '.join(map(str, asked.depths))}, "
+        f"{asked.repetitions} repetitions; "
         f"{asked.threads} threads, GPU layers asked {'all' if asked.gpu_layers < 0 else asked.gpu_layers}, "
         f"batch {asked.batch}/{asked.ubatch}, flash attention {clean(asked.flash_attn)}, KV {clean(asked.kv)}, "
         f"perplexity n_ctx {asked.context}, chunks {'all' if asked.chunks is None else asked.chunks}, seed {asked.seed}"

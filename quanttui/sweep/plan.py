@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from quanttui import events as e
 from quanttui.state import Arm, Attempt
 
+TIMED = ("prompt", "decode", "anchor")
+"""Kinds of units whose time is their result."""
+
 EVIDENCE_SECONDS = 3.0
 """Decode goes on until this much is timed: below it the engine's counters are too short to judge by
 (128 tokens of a tiny model last 0.05 s)."""
@@ -57,6 +60,4 @@ def repetitions(settings: e.Settings, arm: str, attempt: Attempt, kind: str) -> 
             return
         if enough and sum(one.ns for one in attempt.decode) >= EVIDENCE_SECONDS * 1e9:
             return
-        yield e.Unit(
-            arm=arm, kind=kind, index=index, tokens=tokens, depth=settings.depth, attempt=attempt.number
-        )
+        yield e.Unit(arm=arm, kind=kind, index=index, tokens=tokens, depth=settings.depths[0], attempt=attempt.number)

@@ -53,9 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class _Asked:
     """An engine that is started when it is asked, and closed when it has answered."""
 
-    def __init__(
-        self, running: Callable[[str], AbstractContextManager[Engine]], name: str, patience: float
-    ) -> None:
+    def __init__(self, running: Callable[[str], AbstractContextManager[Engine]], name: str, patience: float) -> None:
         self._running, self._name, self._patience = running, name, patience
 
     def ask(self, request: Any) -> Iterator[Any]:
@@ -140,6 +138,12 @@ class Sweep:
         """Give up the arm under way and go on with the next. Callable from any thread."""
         self._skipping.set()
         self._interrupt()
+
+    def disturb(self, why: str) -> None:
+        """The speed unit under way does not count and is measured once more. Callable from any thread."""
+        running = self.writer.state.running
+        if running is not None and running.unit.kind in plan.TIMED and not running.disturbed:
+            self._record(e.UnitDisturbed(unit=running.unit, why=why))
 
     def _interrupt(self) -> None:
         with self._lock:
@@ -388,4 +392,4 @@ class Sweep:
         with self._phase(arm.id, "perplexity", number, len(units)):
             for unit in plan.missing(units, arm):
                 self._check()
-                self._ask(engine, protocol.Score(unit=unit, text=text, chunks=chunks, raw=str(raw), file=file))
+                self._ask(engine, protocol.Score(units=(unit,), text=text, chunks=chunks, raw=str(raw), file=file))
