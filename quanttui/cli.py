@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -35,6 +36,7 @@ quanttui runs every quant of one model, shows live what each costs and loses, an
   quanttui attach                           watch the running sweep from another terminal
   quanttui replay SESSION                   watch a recorded one again
   quanttui report                           the latest session in figures; `quanttui sessions` lists them all
+  quanttui doctor                           what this machine can tell; --self-check, --observer
 
 `quanttui --help` and `quanttui run --help` say the rest."""
 
@@ -198,6 +200,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         ("snapshot", _snapshot, "write the screen at some moment as SVG, text and JSON", (_session, _snapshot_flags)),
         ("sessions", _sessions, "list the sessions", ()),
         ("report", _report, "print a session's figures", (_session, _report_flags)),
+        ("doctor", _doctor, "say what this machine can tell, and check quanttui itself", (_doctor_flags,)),
     ):
         told = f"{says[0].upper()}{says[1:]}."
         commands[name] = kinds.add_parser(name, help=says, description=told, parents=[common])
@@ -255,6 +258,27 @@ def _report_flags(parser: _Parser) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text, or json for programs")
 
 
+def _doctor_flags(parser: _Parser) -> None:
+    parser.add_argument("--self-check", action="store_true", help="recompute known figures")
+    parser.add_argument(
+        "--against", metavar="DIR", help="and hold them against the llama-perplexity and llama-bench in a folder"
+    )
+    parser.add_argument(
+        "--observer",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="measure what watching costs: decode tok/s of a GGUF (left out: a random one) with and without the screen",
+    )
+    parser.add_argument("--pairs", type=_pairs, metavar="N", help="rounds of it (default 7)")
+
+
+def _pairs(text: str) -> int:
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{clean(text, 40)}: must be a whole number from 1 to 1000")
+    return int(text)
+
+
 def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
 
@@ -283,7 +307,7 @@ def _given(args: argparse.Namespace) -> dict[str, str]:
 
 def configuration(args: argparse.Namespace) -> config.Config:
     """The configuration under a command's flags. The demo's own text and quants yield to flags only."""
-    preset = {"quants": (), "text": "pocket"} if args.command == "demo" else None
+    preset = {"quants": (), "text": "pocket", "speed_seconds": 4.0} if args.command == "demo" else None
     return config.load(_given(args), Path(args.config) if args.config else None, preset=preset)
 
 
@@ -349,12 +373,15 @@ def request(args: argparse.Namespace, settings: config.Config) -> Request:
     if args.resume:
         _refuse_plan(args, models)
     measured = config.settings(settings)
+    from quanttui.doctor import observer
     from quanttui.sweep.launch import Request
 
     return Request(
         models=models,
         quants=",".join(settings.quants) or None,
         settings=measured,
+        kv=settings.kv,
+        shuffled=settings.order == "random",
         text=settings.text,
         imatrix=args.imatrix,
         session=Path(args.session).expanduser() if args.session else None,
@@ -370,6 +397,7 @@ def request(args: argparse.Namespace, settings: config.Config) -> Request:
         theme=settings.theme,
         glyphs=settings.glyphs,
         json=args.json,
+        observer=partial(observer.load, paths.cache_dir(settings.cache_dir)),
     )
 
 
@@ -449,18 +477,39 @@ def _report(args: argparse.Namespace) -> int:
     from quanttui import session
 
     settings = configuration(args)
-    state = session.load(_folder(args, settings))
+    folder = _folder(args, settings)
+    state = session.load(folder)
     over = session.status(state) != "running"
     if args.json or args.format == "json":
         from quanttui.report.json import report as as_json
 
-        print(json.dumps(as_json(state, over=over), indent=1, ensure_ascii=False))
+        print(json.dumps(as_json(state, over=over, folder=folder), indent=1, ensure_ascii=False))
     else:
         from quanttui.report.text import report as as_text
 
         plain = settings.glyphs == "ascii" or not _writes("±Δ…")
-        print(as_text(state, over=over, ascii=plain), end="")
+        print(as_text(state, over=over, ascii=plain, folder=folder), end="")
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    settings = configuration(args)
+    cache = paths.cache_dir(settings.cache_dir)
+    if args.self_check and args.observer is not None:
+        raise UserError("--self-check and --observer: one after the other: each needs the machine for itself")
+    if args.against is not None and not args.self_check:
+        raise UserError("--against: belongs to --self-check: add that, or leave it out")
+    if args.pairs is not None and args.observer is None:
+        raise UserError("--pairs: belongs to --observer: add that, or leave it out")
+    if args.self_check:
+        from quanttui.doctor import selfcheck
+
+        return selfcheck.run(args.against, args.json)
+    from quanttui.doctor import host, observer
+
+    if args.observer is not None:
+        return observer.run(args.observer, args.pairs or observer.PAIRS, cache, settings.threads, args.json)
+    return host.run(cache, settings.threads, args.json)
 
 
 def _writes(text: str) -> bool:

@@ -153,7 +153,7 @@ def settings(config: Config) -> Settings:
         UserError: nothing is left to measure.
     """
     speed = "speed" in config.tasks and config.repetitions and (config.prompt or config.decode)
-    if not speed and not ("ppl" in config.tasks and config.chunks):
+    if not speed and not ({"ppl", "kld"} & set(config.tasks) and config.chunks):
         raise UserError(
             "nothing is left to measure: give --prompt or --decode with --repetitions, or --chunks, more than 0, "
             "and name their task in --tasks"

@@ -119,8 +119,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Speed goes on after `repetitions` until the interval of decode tok/s is within ± `precision` (a share; 0: it does
     not go on), for at most `speed_seconds` of timed decoding.
-    `schedule`: sequential, round-robin, abba. `anchor`: how many arms are measured between two re-measurements of the
-    anchor arm (0: none); a change of its decode tok/s by more than the share `drift` is drift.
+    `schedule`: sequential, round-robin, abba. `order`: the arms as they come, empty for the plan's order. `anchor`: how
+    many arms are measured between two re-measurements of the anchor arm (0: none); a change of its decode tok/s by more
+    than the share `drift` is drift.
     `base`: the arm that others are held against, "" for an unquantized one or the largest. `kld`: where the base's
     logits come from: file, beside, auto; `kld_bytes` caps the file, `kld_base` is one that exists already.
     `until`: full scores all chunks in the text's order; decided draws them in one random order (`seed`) and stops an
@@ -135,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     precision: float = 0.0
     speed_seconds: float = 20.0
     schedule: str = "sequential"
+    order: tuple[str, ...] = ()
     anchor: int = 0
     drift: float = 0.05
     threads: int = 1
@@ -217,7 +219,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind prompt / decode: `tokens` processed at `depth`, the `index`-th repetition.
     kind perplexity: the chunks `index` … `index + count - 1`, decoded together; where they were drawn at random,
     `chunks` are those that the draws of these numbers gave.
-    kind anchor: a decode of the anchor arm, measured again: `index` counts rounds, `count` repetitions in one.
+    kind anchor: a decode of the anchor arm, measured again: `attempt` is the round, `index` the repetition in it.
     `attempt` > 1: the same arm once more in a fresh process.
     """
 

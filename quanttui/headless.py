@@ -13,11 +13,15 @@ from typing import TextIO
 
 from quanttui import events as e
 from quanttui import session, summary
+from quanttui.diagnosis import drift
 from quanttui.format import clean, clock, duration, significant, size
 from quanttui.state import Arm, State
 
 PERIOD = 0.25
 """Seconds between looks at the log."""
+
+EVERY = 20
+"""A line on the perplexity for every so many chunks."""
 
 
 class Lines:
@@ -86,7 +90,8 @@ def bar(state: State) -> str:
     share = min(1.0, (over + 0.9 * (fraction or 0.0)) / max(1, len(arms)))
     filled = round(20 * share)
     left = summary.eta(state)
-    eta = f"{duration(left)} left" if left is not None else "time left not known yet"
+    bound = "at most " if summary.at_most(state) else ""
+    eta = f"{bound}{duration(left)} left" if left is not None else "time left not known yet"
     return f"[{'#' * filled}{'.' * (20 - filled)}] {over}/{len(arms)} {clean(state.arm)} {state.phase}  {eta}"
 
 
@@ -109,18 +114,29 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
         if event.label_note:
             yield f"{_place(event.arm, state)}  {clean(event.label_note)}"
     elif isinstance(event, e.ArmLoaded):
-        offload = f", {event.gpu_layers}/{event.layers} layers on the GPU" if event.gpu_layers else ""
-        yield f"{_place(event.arm, state)}  loaded in {event.load_ns / 1e9:.2f} s, {event.threads} threads{offload}"
+        if not _was_measured(state.arms[event.arm]):
+            offload = f", {event.gpu_layers}/{event.layers} layers on the GPU" if event.gpu_layers else ""
+            place = _place(event.arm, state)
+            yield f"{place}  loaded in {event.load_ns / 1e9:.2f} s, {event.threads} threads{offload}"
     elif isinstance(event, e.Ceiling):
         yield f"{_place(event.arm, state)}  {_ceiling(event)}"
-    elif isinstance(event, e.PhaseDone) and event.phase in ("prompt", "decode", "perplexity"):
+    elif isinstance(event, e.BaseChosen):
+        yield from [clean(event.why)] if event.why else []
+    elif isinstance(event, e.PhaseDone) and event.phase == "anchor":
+        yield from _anchor(event.arm, state)
+    elif isinstance(event, e.PhaseDone) and event.phase in ("prompt", "decode"):
         yield f"{_place(event.arm, state)}  {_phase(event.phase, state.arms[event.arm], state)}"
-    elif isinstance(event, e.Perplexity) and (event.chunk + 1) % 20 == 0:
-        found = state.arms[event.unit.arm].perplexity()
-        if found:
-            place = _place(event.unit.arm, state)
-            yield f"{place}  perplexity {_error(found)} so far, chunk {event.chunk + 1}/{event.chunks}"
+    elif isinstance(event, e.PhaseDone) and event.phase == "perplexity":
+        if state.settings.until != "decided":  # there arms come back to it, and each ends with its call
+            yield f"{_place(event.arm, state)}  {_phase(event.phase, state.arms[event.arm], state)}"
+    elif isinstance(event, e.UnitDisturbed):
+        why = clean(event.why)
+        yield f"{_place(event.unit.arm, state)}  {event.unit.kind} #{event.unit.index} is done again: {why}"
+    elif isinstance(event, e.Perplexity):
+        yield from _scored(event, state)
     elif isinstance(event, e.ArmDone):
+        if state.settings.until == "decided" and event.attempt == 1 and state.arms[event.arm].chunks:
+            yield f"{_place(event.arm, state)}  {_phase('perplexity', state.arms[event.arm], state)}"
         yield from _verdicts(event.arm, state)
     elif isinstance(event, e.ArmFailed):
         yield f"{_place(event.arm, state)}  {event.outcome}: {clean(event.error)}"
@@ -131,6 +147,34 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
     elif isinstance(event, e.SessionClosed):
         text = state.notes[-1].text if state.notes else event.outcome
         yield f"{text}: {_count(state)} of {len(state.arms)} arms recorded"
+
+
+def _was_measured(arm: Arm) -> bool:
+    """Whether an arm that is loaded only goes on: with its next chunks, or with another round as the anchor."""
+    attempt = arm.attempt
+    return bool(arm.chunks or arm.anchor or (attempt and (attempt.prompt or attempt.decode)))
+
+
+def _scored(event: e.Perplexity, state: State) -> Iterator[str]:
+    """A line for every twentieth chunk that was scored, whichever of the text it is."""
+    arm = state.arms[event.unit.arm]
+    found = arm.perplexity()
+    if found and len(arm.chunks) % EVERY == 0 and next(reversed(arm.chunks)) == event.chunk:
+        count = f"{len(arm.chunks)}/{event.chunks} chunks"
+        yield f"{_place(arm.id, state)}  perplexity {_error(found)} so far, {count}"
+
+
+def _anchor(name: str, state: State) -> Iterator[str]:
+    """The anchor's latest round, and how far it is from the one before."""
+    rounds = drift.rounds(state)
+    if not rounds:
+        return
+    change = ""
+    if len(rounds) > 1:
+        since = 100 * drift.change(rounds[-2], rounds[-1])
+        mark = ": drift" if drift.drifted(state, rounds[-2], rounds[-1]) else ""
+        change = f", {since:+.1f} % since the last round{mark}"
+    yield f"anchor {clean(name)} {significant(rounds[-1].tok_s)} tok/s{change}"
 
 
 def _opening(event: e.SessionOpened, state: State) -> Iterator[str]:
@@ -167,7 +211,8 @@ def _phase(phase: str, arm: Arm, state: State) -> str:
         return f"{phase}: nothing timed"
     star = "*" if phase == "decode" and one.tainted else ""
     spread = f" ±{significant(speed.sd, 2)}" if speed.sd is not None else ""
-    return f"{phase} {significant(speed.tok_s, 4)}{star}{spread} tok/s (sd over {speed.n} repetitions)"
+    near = f", mean within ±{significant(speed.radius, 2)} (95 %)" if speed.radius is not None else ""
+    return f"{phase} {significant(speed.tok_s, 4)}{star}{spread} tok/s (sd over {speed.n} repetitions){near}"
 
 
 def _error(found: tuple[float, float | None]) -> str:
@@ -178,7 +223,27 @@ def _error(found: tuple[float, float | None]) -> str:
 def _verdicts(arm: str, state: State) -> Iterator[str]:
     for one in summary.summarize(state).arms:
         if one.id == arm:
+            yield from (f"{_place(arm, state)}  {line}" for line in _decision(one, state))
             for verdict in one.verdicts:
                 yield f"{_place(arm, state)}  {verdict.phase or 'arm'}: {clean(verdict.sentence)}"
             if one.reproduced:
                 yield f"{_place(arm, state)}  {clean(one.reproduced)}"
+
+
+def _decision(one: summary.ArmSummary, state: State) -> Iterator[str]:
+    """The call on an arm's perplexity, with what it rests on."""
+    found, delta = one.decision, one.delta
+    if found is None or delta is None or one.attempt > 1:
+        return
+    word = f"within {100 * found.tolerance:g} % of" if found.call == "within" else f"{found.call} than"
+    word = "undecided against" if found.call == "undecided" else word
+    how = "decided after" if state.settings.until == "decided" and found.call != "undecided" else "after"
+    total = f" of {found.of}" if found.of else ""
+    span = "not known yet"
+    if delta.low is not None and delta.high is not None:
+        span = f"{delta.low:+.2f} to {delta.high:+.2f} %"
+    kld = f", KLD {significant(one.kld.found.kld.value)}" if one.kld else ""
+    yield (
+        f"perplexity {word} {clean(delta.base)}, {how} {found.chunks}{total} chunks: {delta.percent:+.2f} %, "
+        f"95 % sequence {span}{kld}"
+    )

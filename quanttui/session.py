@@ -13,6 +13,7 @@ A line that was torn by a crash is skipped by every reader and cut off by the ne
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -30,6 +31,7 @@ from quanttui import events as e
 from quanttui import state as fold
 from quanttui.errors import UserError
 from quanttui.format import clean
+from quanttui.stats.divergence import Rows
 
 EVENTS, FRAMES, CONTROL, MANIFEST = "events.jsonl", "frames.idx", "control.jsonl", "manifest.json"
 FRAME_EVERY = 20_000
@@ -321,6 +323,38 @@ def requests(folder: Path, offset: int) -> Iterator[e.Control]:
 def part(folder: Path, kind: str, name: str) -> Path:
     """Where a file of the session lies: `kind` is raw, stderr or snapshots. The name cannot leave the folder."""
     return folder / kind / re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")
+
+
+def rows(folder: Path, arm: fold.Arm) -> Rows | None:
+    """What is known of each token that was compared with the base's logits, in the text's order, from raw/.
+
+    None where there is none, or where the files are gone, cut off, or not what the log has summed up.
+    """
+    import numpy as np
+
+    compared = sorted((index, chunk.scored) for index, chunk in arm.chunks.items() if chunk.kld is not None)
+    if not compared or sum(scored for _, scored in compared) != arm.rows.sums.scored:
+        return None
+    parts = []
+    try:
+        with open(part(folder, "raw", f"{arm.id}.nll"), "rb") as nll, open(
+            part(folder, "raw", f"{arm.id}.kld"), "rb"
+        ) as kld:
+            for index, scored in compared:
+                mine = os.pread(nll.fileno(), 8 * scored, 8 * scored * index)
+                base = os.pread(kld.fileno(), 32 * scored, 32 * scored * index)
+                if (len(mine), len(base)) != (8 * scored, 32 * scored):
+                    return None
+                ours = np.frombuffer(mine, "<f8").astype(np.float64)
+                parts.append(Rows.of(np.vstack([ours[None], np.frombuffer(base, "<f8").reshape(4, scored)])))
+    except OSError:
+        return None
+    joined, known = Rows.joined(parts), arm.rows.sums
+    same = all(
+        math.isclose(float(found.sum()), total, rel_tol=1e-6, abs_tol=1e-6)
+        for found, total in ((joined.nll, known.nll), (joined.kld, known.kld), (joined.p_diff, known.p_diff))
+    )
+    return joined if same else None
 
 
 def manifest(state: fold.State) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import msgspec
 from quanttui import events as e
 from quanttui.series import Series
 from quanttui.stats import intervals
+from quanttui.stats.divergence import Sums
+from quanttui.stats.sequential import Moments
 
 SAMPLE_BIN = 0.5
 """Seconds; the narrowest bin of a reading's series: twice the spacing of samples at 4 Hz."""
@@ -51,15 +53,32 @@ class Repetition(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """One scored chunk: `scored` tokens, sums of nll (nats) and of its square, and how it compares with the base."""
+    """One scored chunk: `scored` tokens, sums of nll (nats) and of its square; mean KL divergence if there is one."""
 
     scored: int
     nll: float
     nll2: float
     at: float
     ns: int
-    against: e.Against | None = None
-    diverged: e.Diverged | None = None
+    kld: float | None = None
+
+
+class Paired(msgspec.Struct):
+    """An arm against the base over the chunks that both have, `base` by its name.
+
+    `chunks` are their differences of mean nll (or their mean KL divergences), `sums` what their tokens add up to.
+    """
+
+    base: str = ""
+    chunks: Moments = msgspec.field(default_factory=Moments)
+    sums: Sums = msgspec.field(default_factory=Sums)
+
+    def add(self, base: str, value: float, sums: Sums) -> None:
+        """Take one more chunk. Another base begins anew."""
+        if base != self.base:
+            self.base, self.chunks, self.sums = base, Moments(), Sums()
+        self.chunks.add(value)
+        self.sums += sums
 
 
 class Span(msgspec.Struct):
@@ -128,7 +147,11 @@ class Attempt(msgspec.Struct):
 
 class Arm(msgspec.Struct):
     """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done, `anchor`
-    the repetitions in which it was measured again as the anchor."""
+    the repetitions in which it was measured again as the anchor.
+
+    `exact` compares with the base arm's own nll, `rows` with the base's logits as 16-bit rows: they differ where a text
+    has tokens that the rows cannot tell apart (stats.divergence.Rows).
+    """
 
     plan: e.PlannedArm
     file: e.ArmStarted | None = None
@@ -137,6 +160,8 @@ class Arm(msgspec.Struct):
     chunks_planned: int | None = None
     units: dict[str, float] = {}
     anchor: list[Repetition] = []
+    exact: Paired = msgspec.field(default_factory=Paired)
+    rows: Paired = msgspec.field(default_factory=Paired)
 
     @property
     def id(self) -> str:
@@ -321,6 +346,12 @@ def _attempt(state: State, name: str, number: int) -> Attempt:
     return arm.attempts[-1]
 
 
+def _attempt_of(state: State, unit: e.Unit) -> Attempt:
+    """The attempt that a unit belongs to: an anchor's number is its round, whatever attempt holds the model."""
+    latest = _arm(state, unit.arm).attempt
+    return latest if unit.kind == "anchor" and latest is not None else _attempt(state, unit.arm, unit.attempt)
+
+
 def _writer(state: State, event: e.SessionOpened | e.SessionResumed) -> None:
     state.writer = (event.pid, event.pid_started)
     state.settings, state.host, state.build = event.settings, event.host, event.build
@@ -488,9 +519,20 @@ def _tokens(state: State, event: e.Tokens) -> None:
 def _perplexity(state: State, event: e.Perplexity) -> None:
     arm = _arm(state, event.unit.arm)
     arm.chunks_planned = event.chunks
-    arm.chunks[event.chunk] = Chunk(
-        event.scored, event.nll, event.nll2, event.at, event.ns, event.against, event.diverged
-    )
+    known, exact, rows = event.chunk in arm.chunks, event.against, event.diverged
+    kld = rows.kld / event.scored if rows is not None else None
+    arm.chunks[event.chunk] = Chunk(event.scored, event.nll, event.nll2, event.at, event.ns, kld)
+    if known:  # a unit that was done again: the same figures
+        return
+    if exact is not None:
+        sums = Sums(event.scored, event.nll, event.nll2, exact.nll, exact.nll2, exact.products)
+        arm.exact.add(exact.base, (event.nll - exact.nll) / event.scored, sums)
+    if rows is not None and kld is not None:
+        sums = Sums(
+            event.scored, event.nll, event.nll2, rows.nll_base, rows.nll_base2, rows.nll_nll_base, rows.kld, rows.kld2,
+            rows.p_diff, rows.p_diff2, rows.p_diff4, rows.same_top,
+        )  # fmt: skip
+        arm.rows.add(rows.base, kld, sums)
 
 
 def _base_chosen(state: State, event: e.BaseChosen) -> None:
@@ -502,12 +544,12 @@ def _base_chosen(state: State, event: e.BaseChosen) -> None:
 def _unit_disturbed(state: State, event: e.UnitDisturbed) -> None:
     if state.running is not None and state.running.unit == event.unit:
         state.running.disturbed = True
-        _attempt(state, event.unit.arm, event.unit.attempt).disturbed += 1
+        _attempt_of(state, event.unit).disturbed += 1
 
 
 def _unit_done(state: State, event: e.UnitDone) -> None:
     unit = event.unit
-    arm, attempt = _arm(state, unit.arm), _attempt(state, unit.arm, unit.attempt)
+    arm, attempt = _arm(state, unit.arm), _attempt_of(state, unit)
     arm.units[unit.id] = event.t
     disturbed = state.running is not None and state.running.unit == unit and state.running.disturbed
     if unit.kind in ("prompt", "decode", "anchor") and not disturbed:

@@ -11,15 +11,21 @@ from collections.abc import Iterable
 
 import msgspec
 
-from quanttui.diagnosis import verdicts, windows
+from quanttui.decide import paired
+from quanttui.diagnosis import drift, verdicts, windows
 from quanttui.diagnosis.verdicts import Verdict
 from quanttui.events import Build, Host, TensorGroup
 from quanttui.format import clean, significant
-from quanttui.state import Arm, Attempt, Repetition, State
+from quanttui.state import Arm, Attempt, Repetition, Span, State
+from quanttui.stats import divergence
 from quanttui.stats.intervals import mean_sd, median, paired_ratio
+from quanttui.stats.sequential import mean_sequence
 
-UNQUANTIZED = ("F32", "F16", "BF16")
-"""Quants that others are measured against where they are among the arms."""
+REPETITIONS = 8
+"""The number of repetitions at which the interval of tok/s is at its best."""
+
+PRECISE = 12
+"""About so many repetitions bring the interval of tok/s within 1 %, at a spread of 0.5 %."""
 
 AGREE = 1.25
 """Two runs agree when the faster one's median is at most this many times the slower one's: adjacent clean runs differed
@@ -30,8 +36,9 @@ class Speed(msgspec.Struct, frozen=True):
     """Tokens per second over the repetitions of one kind in one attempt.
 
     `tok_s` and `sd` are llama-bench's avg_ts and stddev_ts: mean and standard deviation (n - 1) of the rates of the `n`
-    repetitions. `gb_s` (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of decode only, and
-    None where the cache holds the weights.
+    repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions. `gb_s`
+    (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of decode only, and None where the
+    cache holds the weights.
     """
 
     tok_s: float
@@ -40,28 +47,74 @@ class Speed(msgspec.Struct, frozen=True):
     n: int
     gb_s: float | None = None
     mbu: float | None = None
+    radius: float | None = None
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """The speeds at one of the depths after the first."""
+
+    depth: int
+    prompt: Speed | None
+    decode: Speed | None
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """Perplexity and its standard error over the chunks so far, out of those planned."""
+    """Perplexity and its standard error over the chunks so far, out of those planned, and what they were scored with:
+    n_batch and n_ubatch in tokens, both of which change its last digits."""
 
     value: float
     se: float | None
     chunks: int
     chunks_planned: int | None
     running: bool
+    batch: int | None = None
+    ubatch: int | None = None
+    flash_attn: bool | None = None
 
 
 class Delta(msgspec.Struct, frozen=True):
     """Perplexity against the base arm's in percent, 100 (exp(ln ratio) - 1), paired over the common chunks.
 
-    `percent_error` is one standard error, with the chunk as the unit.
+    `percent_error` is one standard error, with the chunk as the unit: right for a number of chunks that was fixed
+    beforehand. `low` and `high` are the 95 % confidence sequence, which may be watched; None while it is not known.
+    `of_text`: it is about all of this text, whose chunks are drawn at random; otherwise about texts like it.
+    `tokens`: llama-perplexity's figures over the same tokens, with the base's exact nll: ln ratio, ratio and difference
+    of the perplexities, their errors corrected for covariance; None where the base's nll was not at hand.
     """
 
     base: str
     percent: float
     percent_error: float | None
     chunks: int
+    low: float | None = None
+    high: float | None = None
+    of_text: bool = False
+    tokens: divergence.Divergence | None = None
+
+
+class Kld(msgspec.Struct, frozen=True):
+    """KL divergence from the base's logits over `chunks` chunks: all that their sums tell, as llama-perplexity has it.
+
+    `low` and `high`: 95 % confidence sequence of the mean, in nats per token, the chunk as the unit.
+    """
+
+    base: str
+    chunks: int
+    found: divergence.Divergence
+    low: float | None
+    high: float | None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Whether the perplexity lies within the tolerance (a share) of the base's.
+
+    call: within, worse, better, or undecided; `chunks`: after how many. `of`: how many there are.
+    """
+
+    call: str
+    chunks: int
+    of: int | None
+    tolerance: float
 
 
 class Energy(msgspec.Struct, frozen=True):
@@ -100,10 +153,19 @@ class ArmSummary(msgspec.Struct, frozen=True):
     verdicts: tuple[Verdict, ...]
     tainted: bool
     pinned: bool
+    kv: str = ""
+    kld: Kld | None = None
+    decision: Decision | None = None
+    deeper: tuple[Depth, ...] = ()
+    disturbed: int = 0
+    drift: float | None = None
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A session, its arms in the plan's order. `base` is the arm that perplexities are held against, "" without one."""
+    """A session, its arms in the plan's order. `base` is the arm that perplexities are held against, "" without one.
+
+    `floor`: the A/A floor, the session's own noise as a share of tok/s (diagnosis.drift), None where it is not known.
+    """
 
     model: str
     host: Host | None
@@ -111,6 +173,7 @@ class Summary(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
     base: str
     arms: tuple[ArmSummary, ...]
+    floor: float | None = None
 
 
 def summarize(state: State, over: bool = False) -> Summary:
@@ -120,7 +183,7 @@ def summarize(state: State, over: bool = False) -> Summary:
         over: nobody goes on with it, though it was never closed (session.status says interrupted): an arm that was
             running is interrupted, one that was only planned skipped.
     """
-    base = base_arm(state)
+    base = paired.base_of(state)
     over = over or bool(state.closed)
     return Summary(
         model=clean(state.model),
@@ -129,6 +192,7 @@ def summarize(state: State, over: bool = False) -> Summary:
         notes=(*(clean(note) for note in state.opened.notes), *twins(state)) if state.opened else (),
         base=base.id if base else "",
         arms=tuple(_arm(state, arm, base, over) for arm in state.arms.values()),
+        floor=drift.floor(state),
     )
 
 
@@ -146,13 +210,6 @@ def twins(state: State) -> tuple[str, ...]:
     )
 
 
-def base_arm(state: State) -> Arm | None:
-    """The arm that perplexities are held against: an unquantized one, else the largest, of those that have chunks."""
-    scored = [arm for arm in state.arms.values() if arm.chunks]
-    whole = [arm for arm in scored if _quant(arm) in UNQUANTIZED]
-    return max(whole or scored, key=lambda arm: _bytes(arm) or 0, default=None)
-
-
 def peak(arm: ArmSummary) -> float | None:
     """The most memory that the arm ever held, on the host and on devices together, in bytes.
 
@@ -168,7 +225,7 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
     file = arm.file
     return ArmSummary(
         id=clean(arm.id, 80),
-        quant=clean(_quant(arm), 80),
+        quant=clean(paired.quant(arm), 80),
         outcome=outcome,
         error=error,
         attempt=arm.attempt.number if arm.attempt else 0,
@@ -180,23 +237,25 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         prompt=_prompt(arm),
         decode=_decode(state, arm),
         perplexity=_quality(state, arm, outcome),
-        delta=_delta(arm, base),
+        delta=_delta(state, arm, base),
         peak_memory=_peaks(arm),
         energy=_energy(arm),
         reproduced=_reproduced(arm),
         verdicts=judged,
         tainted=tainted(judged, "decode"),
         pinned=outcome == "running",
+        kv=clean(arm.plan.kv, 20),
+        kld=_kld(state, arm),
+        decision=_decision(state, arm, base),
+        deeper=_deeper(state, arm),
+        disturbed=arm.attempt.disturbed if arm.attempt else 0,
+        drift=drift.of(state, arm),
     )
 
 
 def tainted(judged: Iterable[Verdict], phase: str) -> bool:
     """Whether the figures of a phase are contaminated, by a verdict on it or on the whole arm."""
     return any(one.kind == "contaminated" and one.phase in (phase, "") for one in judged)
-
-
-def _quant(arm: Arm) -> str:
-    return arm.file.quant if arm.file else arm.plan.quant
 
 
 def _bytes(arm: Arm) -> int | None:
@@ -236,7 +295,20 @@ def _settings(state: State, arm: Arm) -> dict[str, int | str | bool | None]:
 def _speed(done: list[Repetition]) -> Speed:
     rates = [one.tok_s for one in done]
     mean, sd = mean_sd(rates)
-    return Speed(tok_s=mean, tok_s_median=median(rates), sd=sd, n=len(rates))
+    radius = mean_sequence(rates, tuned_for=REPETITIONS).radius
+    return Speed(tok_s=mean, tok_s_median=median(rates), sd=sd, n=len(rates), radius=radius)
+
+
+def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:
+    attempt = next((one for one in reversed(arm.attempts) if one.deeper), None)
+    if attempt is None:
+        return ()
+    found = []
+    for depth in state.settings.depths[1:]:
+        prompt, decode = attempt.at_depth("prompt", depth), attempt.at_depth("decode", depth)
+        if prompt or decode:
+            found.append(Depth(depth, _speed(prompt) if prompt else None, _speed(decode) if decode else None))
+    return tuple(found)
 
 
 def _prompt(arm: Arm) -> Speed | None:
@@ -264,10 +336,12 @@ def _quality(state: State, arm: Arm, outcome: str) -> Quality | None:
         return None
     chunks = len(arm.chunks)
     running = outcome == "running" and arm.chunks_planned is not None and chunks < arm.chunks_planned
-    return Quality(found[0], found[1], chunks, arm.chunks_planned, running)
+    made = next((one.contexts["perplexity"] for one in arm.attempts if "perplexity" in one.contexts), None)
+    batch, ubatch, flash_attn = (made.n_batch, made.n_ubatch, made.flash_attn) if made else (None, None, None)
+    return Quality(found[0], found[1], chunks, arm.chunks_planned, running, batch, ubatch, flash_attn)
 
 
-def _delta(arm: Arm, base: Arm | None) -> Delta | None:
+def _delta(state: State, arm: Arm, base: Arm | None) -> Delta | None:
     if base is None or arm is base:
         return None
     common = [
@@ -281,7 +355,40 @@ def _delta(arm: Arm, base: Arm | None) -> Delta | None:
     log_ratio, error = paired_ratio(scored, ours_nll, base_nll)
     ratio = math.exp(log_ratio)
     percent_error = None if error is None else 100 * ratio * error
-    return Delta(clean(base.id, 80), 100 * (ratio - 1), percent_error, len(common))
+    watched = paired.difference(state, arm, base)
+    exact = arm.exact.sums if arm.exact.base == base.id and arm.exact.sums.scored else None
+    return Delta(
+        base=clean(base.id, 80),
+        percent=100 * (ratio - 1),
+        percent_error=percent_error,
+        chunks=len(common),
+        low=_percent(watched.low) if watched else None,
+        high=_percent(watched.high) if watched else None,
+        of_text=paired.population(state, arm) is not None,
+        tokens=divergence.from_sums(exact) if exact else None,
+    )
+
+
+def _percent(log_ratio: float | None) -> float | None:
+    return None if log_ratio is None else 100 * math.expm1(log_ratio)
+
+
+def _kld(state: State, arm: Arm) -> Kld | None:
+    watched = paired.divergence(state, arm)
+    if watched is None:
+        return None
+    found = divergence.from_sums(arm.rows.sums)
+    return Kld(clean(arm.rows.base, 80), watched.n, found, watched.low, watched.high)
+
+
+def _decision(state: State, arm: Arm, base: Arm | None) -> Decision | None:
+    """The call on an arm that has chunks in common with the base; none on the base itself."""
+    if base is None or arm is base or not arm.chunks:
+        return None
+    found = paired.call(state, arm, base)
+    if not found.chunks:
+        return None
+    return Decision(found.call or "undecided", found.chunks, arm.chunks_planned, state.settings.tolerance)
 
 
 def _peaks(arm: Arm) -> dict[str, dict[str, float | None]]:
@@ -336,20 +443,27 @@ def _attempt_words(attempt: Attempt, rate: float | None) -> str:
 _PER_BYTE = ("quantize", "load", "decode")
 """Phases whose time goes with the file's size. A prompt and a perplexity are compute: they go with their units only."""
 
-_Key = tuple[str, str, int]
+_GONE_ON_WITH = ("prompt", "decode", "perplexity")
+"""Phases of units, which a turn of another arm or a pause may cut into many spans. Others are whole in each span."""
+
+_OF_AN_ARM = ("quantize", "hash", "load", "bandwidth", "warm", *_GONE_ON_WITH)
+"""Phases that each arm goes through: rounds of the anchor and pauses belong to the sweep."""
+
+_Key = tuple[str, str, int, int]
+"""Arm, phase, attempt, and which span it is where each is whole (0 otherwise)."""
 
 
 class _Stretch(msgspec.Struct):
-    """One phase of one attempt of an arm, however often a pause cut it.
+    """One phase of one attempt of an arm, however often a pause or another arm's turn cut it.
 
     `done` is the share of it, 0 to 1, that took all but the last `since` of its `seconds`: a unit tells of itself at
-    its end only, save for the tokens of a decode.
+    its end only, save for the tokens of a decode. `latest` is when its last span began.
     """
 
     arm: Arm
     phase: str
     attempt: int
-    start: float
+    latest: float
     seconds: float = 0.0
     units: int | None = None
     failed: bool = False
@@ -366,6 +480,7 @@ def eta(state: State) -> float | None:
     """Seconds that the rest of the sweep takes, going by what phases took so far, by units and bytes.
 
     None until every phase that the settings ask for was seen, if only in part, and once the session is closed.
+    Where `at_most` says so, it is the longest that it may take.
     """
     if state.closed or not state.arms:
         return None
@@ -373,15 +488,20 @@ def eta(state: State) -> float | None:
     paces = _paces(stretches.values())
     if any(phase not in paces for phase in _asked(state)):
         return None
-    left = 0.0
+    now = _under_way(state)
+    left = _rounds_left(state) * paces.get("anchor", 0.0)
     for arm in state.arms.values():
-        if arm.outcome == "planned":
-            left += sum(
-                pace * _work(arm, phase) for phase, pace in paces.items() if phase != "quantize" or not arm.plan.file
-            )
-        elif arm.outcome == "running":
-            left += sum(paces[phase] * _work(arm, phase) for phase in paces if _comes(arm, phase, stretches))
-    return left + (phase_left(state)[1] or 0.0)
+        for phase in _OF_AN_ARM:
+            if phase in paces:
+                left += paces[phase] * _work(arm, phase) * _left(state, arm, phase, stretches, now)
+    return left + (_phase_left(state, stretches)[1] or 0.0)
+
+
+def at_most(state: State) -> bool:
+    """Whether what is left may turn out less: arms whose perplexity is undecided may be decided before all chunks."""
+    return state.settings.until == "decided" and "perplexity" in _asked(state) and any(
+        arm.outcome in ("planned", "running") and _chunks_left(state, arm) for arm in state.arms.values()
+    )
 
 
 def phase_left(state: State) -> tuple[float, float | None]:
@@ -389,7 +509,27 @@ def phase_left(state: State) -> tuple[float, float | None]:
 
     A pause to cool counts as part of the phase that it interrupts, but not its time.
     """
-    stretches = _stretches(state)
+    return _phase_left(state, _stretches(state))
+
+
+def share_done(state: State, arm: Arm, phase: str) -> float:
+    """How much of a phase of an arm's latest attempt is done, 0 to 1: under way, over, or waiting for its turn."""
+    now = _under_way(state)
+    if now is not None and now[:2] == (arm.id, phase):
+        return phase_left(state)[0]
+    attempt = arm.attempt
+    if attempt is None:
+        return 0.0
+    if phase == "perplexity":
+        planned = arm.chunks_planned or 0
+        over = bool(arm.chunks) and (arm.outcome not in ("planned", "running") or not _chunks_left(state, arm))
+        return 1.0 if over else min(1.0, len(arm.chunks) / planned) if planned else 0.0
+    if phase in ("prompt", "decode"):
+        return _timed_share(state, attempt, phase, here=False)
+    return 1.0 if attempt.loaded is not None else 0.0
+
+
+def _phase_left(state: State, stretches: dict[_Key, _Stretch]) -> tuple[float, float | None]:
     key = _under_way(state)
     if key is None:
         return 0.0, None
@@ -408,36 +548,49 @@ def _asked(state: State) -> list[str]:
         "load": True,
         "prompt": speed and settings.prompt > 0,
         "decode": speed and settings.decode > 0,
-        "perplexity": "ppl" in settings.tasks and settings.chunks != 0,
+        "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
     }
     return [phase for phase, wanted in asked.items() if wanted]
 
 
 def _under_way(state: State) -> _Key | None:
-    """The phase that is under way, or that a pause interrupts."""
+    """The phase that is under way, or that a pause interrupts: one after a round of the anchor interrupts none."""
     if state.span is None:
         return None
-    span = next((span for span in reversed(state.spans) if span.phase != "cool" and span.arm in state.arms), None)
-    return (span.arm, span.phase, span.attempt) if span else None
+    for place in range(len(state.spans) - 1, -1, -1):
+        span = state.spans[place]
+        if span.phase != "cool" and span.arm in state.arms:
+            return None if span.phase == "anchor" and span.end is not None else _key(span, place)
+    return None
+
+
+def _key(span: Span, place: int) -> _Key:
+    return span.arm, span.phase, span.attempt, 0 if span.phase in _GONE_ON_WITH else place + 1
 
 
 def _stretches(state: State) -> dict[_Key, _Stretch]:
     found: dict[_Key, _Stretch] = {}
-    for span in state.spans:
+    for place, span in enumerate(state.spans):
         arm = state.arms.get(span.arm)
         if span.phase == "cool" or arm is None:
             continue
-        key = span.arm, span.phase, span.attempt
-        one = found.setdefault(key, _Stretch(arm, span.phase, span.attempt, span.start))
+        key = _key(span, place)
+        one = found.get(key)
+        if one is None:
+            one = found[key] = _Stretch(arm, span.phase, span.attempt, span.start)
+        one.latest = span.start
         one.seconds += (state.t if span.end is None else span.end) - span.start
         one.units = one.units or span.units
         one.failed = bool(span.error)
     key_now = _under_way(state)
+    for key, one in found.items():
+        if key != key_now and one.phase in _GONE_ON_WITH and not one.failed:
+            one.done = _share_over(state, one)
     if key_now is not None:
         now = found[key_now]
         now.done = _share_done(state, now)
         end = state.t if state.phase == now.phase else state.spans[-1].start
-        now.since = min(now.seconds, max(0.0, end - _told(state, now, end)))
+        now.since = min(now.seconds, max(0.0, end - max(now.latest, _told(state, now, end))))
     return found
 
 
@@ -448,30 +601,86 @@ def _told(state: State, now: _Stretch, end: float) -> float:
     if now.phase == "perplexity":
         latest = max((chunk.at for chunk in now.arm.chunks.values()), default=end)
         return latest + sum(chunk.ns for chunk in now.arm.chunks.values() if chunk.at == latest) / 1e9
-    attempt = next((one for one in now.arm.attempts if one.number == now.attempt), None)
-    done = attempt.repetitions(now.phase) if attempt and now.phase in ("prompt", "decode") else []
-    return done[-1].at + done[-1].ns / 1e9 if done else end
+    attempt = _numbered(now)
+    done = [*attempt.repetitions(now.phase), *attempt.deeper] if attempt and now.phase in ("prompt", "decode") else []
+    if now.phase == "anchor":
+        done = [one for one in now.arm.anchor if one.at >= now.latest]
+    return max((one.at + one.ns / 1e9 for one in done), default=end)
+
+
+def _numbered(now: _Stretch) -> Attempt | None:
+    return next((one for one in now.arm.attempts if one.number == now.attempt), None)
 
 
 def _share_done(state: State, now: _Stretch) -> float:
     """The share of the phase under way that is done, by its units; 0 where nothing tells."""
-    if now.phase in ("quantize", "load"):
+    if now.phase in ("quantize", "hash", "load"):
         return min(1.0, max(0.0, state.progress or 0.0))
     if now.phase == "perplexity":
-        new = sum(chunk.at >= now.start for chunk in now.arm.chunks.values())
-        wanted = (now.arm.chunks_planned or 0) - (len(now.arm.chunks) - new)
-        return min(1.0, new / wanted) if wanted > 0 else 0.0
-    attempt = next((one for one in now.arm.attempts if one.number == now.attempt), None)
+        planned = now.arm.chunks_planned or 0
+        return min(1.0, len(now.arm.chunks) / planned) if planned > 0 else 0.0
+    if now.phase == "anchor":
+        done = [one for one in now.arm.anchor if one.at >= now.latest]
+        seconds = sum(one.ns for one in done) / 1e9
+        return min(1.0, len(done) / drift.ROUND_REPETITIONS, seconds / drift.ROUND_SECONDS)
+    attempt = _numbered(now)
     if now.phase not in ("prompt", "decode") or attempt is None or not now.units:
         return 0.0
-    done = attempt.repetitions(now.phase)
+    return _timed_share(state, attempt, now.phase, here=True, units=now.units)
+
+
+def _share_over(state: State, one: _Stretch) -> float:
+    """The share of a phase of units that is not under way now: it may be gone on with, or begin again deeper."""
+    attempt = _numbered(one)
+    if one.phase == "perplexity":
+        planned = one.arm.chunks_planned or 0
+        return min(1.0, len(one.arm.chunks) / planned) if planned else 1.0
+    return _timed_share(state, attempt, one.phase, here=False) if attempt else 1.0
+
+
+def _timed_share(state: State, attempt: Attempt, kind: str, here: bool, units: int | None = None) -> float:
+    """The share of an attempt's repetitions of one kind, all depths alike.
+
+    In a sequential sweep a test that is not under way is over as soon as it has repetitions.
+    """
+    depths, wanted = state.settings.depths, units or state.settings.repetitions
+    counts = [len(attempt.at_depth(kind, depth)) for depth in depths]
+    begun = max((place for place, count in enumerate(counts) if count), default=-1)
+    running = state.running.unit if state.running else None
+    if here and running is not None and running.kind == kind and running.depth in depths:
+        begun = max(begun, depths.index(running.depth))
+    shares = []
+    for place, depth in enumerate(depths):
+        over = state.settings.schedule == "sequential" and (place < begun or not here)
+        shares.append(float(counts[place] > 0) if over else _test_share(state, attempt, kind, depth, wanted))
+    return sum(shares) / len(shares) if shares else 1.0
+
+
+def _test_share(state: State, attempt: Attempt, kind: str, depth: int, wanted: int) -> float:
+    """The share of one test: of its repetitions, of the evidence that a decode needs, of the precision asked for.
+
+    An interval narrows with the root of the repetitions; its time is bounded.
+    """
+    settings, done = state.settings, attempt.at_depth(kind, depth)
     units, running = float(len(done)), state.running
-    if running and (running.unit.arm, running.unit.kind) == (now.arm.id, now.phase) and running.unit.tokens:
-        units += running.tokens / running.unit.tokens
-    share = min(1.0, units / now.units)
-    if now.phase == "decode" and now.units >= verdicts.DEFAULTS.repetitions:
-        share = min(share, sum(one.ns for one in done) / 1e9 / verdicts.DEFAULTS.seconds)
-    return share
+    if running and running.unit.tokens and (running.unit.kind, running.unit.depth) == (kind, depth):
+        arm = state.arms.get(running.unit.arm)
+        mine = arm is not None and any(one is attempt and one.number == running.unit.attempt for one in arm.attempts)
+        units += running.tokens / running.unit.tokens if mine else 0.0
+    share = min(1.0, units / wanted) if wanted > 0 else 1.0
+    if kind != "decode" or wanted < verdicts.DEFAULTS.repetitions:
+        return share
+    seconds = sum(one.ns for one in done) / 1e9
+    share = min(share, seconds / verdicts.DEFAULTS.seconds)
+    if settings.precision <= 0:
+        return share
+    speed = _speed(done) if done else None
+    if speed is None or speed.radius is None:
+        near = len(done) / PRECISE
+    else:
+        near = (settings.precision * speed.tok_s / speed.radius) ** 2 if speed.radius else 1.0
+    spent = seconds / settings.speed_seconds if settings.speed_seconds > 0 else 1.0
+    return min(share, max(near, spent))
 
 
 def _paces(stretches: Iterable[_Stretch]) -> dict[str, float]:
@@ -490,9 +699,45 @@ def _work(arm: Arm, phase: str) -> float:
     return float(_bytes(arm) or 1) if phase in _PER_BYTE else 1.0
 
 
-def _comes(arm: Arm, phase: str, stretches: dict[_Key, _Stretch]) -> bool:
-    """Whether a running arm still has all of a phase before it."""
+def _left(state: State, arm: Arm, phase: str, stretches: dict[_Key, _Stretch], now: _Key | None) -> float:
+    """The share of an arm's phase that is still to come, what is under way left out."""
+    if arm.outcome == "planned":
+        return _chunks_left(state, arm) if phase == "perplexity" else float(phase != "quantize" or not arm.plan.file)
+    if arm.outcome != "running":
+        return 0.0
     number = arm.attempt.number if arm.attempt else 1
-    if (arm.id, phase, number) in stretches or phase == "quantize":
-        return False
-    return phase != "perplexity" or number == 1
+    if now is not None and now[:3] == (arm.id, phase, number):
+        return 0.0
+    if phase == "perplexity":
+        return _chunks_left(state, arm) if number == 1 else 0.0
+    if phase in _GONE_ON_WITH:
+        known = stretches.get((arm.id, phase, number, 0))
+        return 1.0 - known.done if known else 1.0
+    return float(phase != "quantize" and not any(key[:3] == (arm.id, phase, number) for key in stretches))
+
+
+def _chunks_left(state: State, arm: Arm) -> float:
+    """The share of the text's chunks that an arm may still have to score: all that are missing, none once decided.
+
+    A deciding sweep scores the base as long as any other arm is undecided.
+    """
+    planned = arm.chunks_planned
+    left = 1.0 if not planned else max(0.0, 1 - len(arm.chunks) / planned)
+    base = paired.planned_base(state) if state.settings.until == "decided" else None
+    if base is None or len(state.arms) < 2:
+        return left
+    if arm is not base:
+        return 0.0 if paired.call(state, arm, base).call else left
+    others = [one for one in state.arms.values() if one is not base and one.outcome in ("planned", "running")]
+    return left if any(not paired.call(state, one, base).call for one in others) else 0.0
+
+
+def _rounds_left(state: State) -> int:
+    """How many rounds of the anchor are still to come: one after every few arms, one at the end."""
+    if drift.anchor(state) is None or not drift.rounds(state):
+        return 0
+    unmeasured = sum(
+        arm.outcome in ("planned", "running") and not (arm.attempt and arm.attempt.decode)
+        for arm in state.arms.values()
+    )
+    return -(-unmeasured // state.settings.anchor)

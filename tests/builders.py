@@ -2,6 +2,7 @@
 
     state = builders.state(builders.Arm("Q8_0"), builders.Arm("Q4_K_M", tok_s=25.0, swap=0.021))
     events = builders.events(builders.Arm("Q8_0", fails="oom"))
+    events = builders.deciding()
 
 An `Arm` says what is to be seen of a quant; `Log` writes the events, with samples at 4 Hz whose cumulative counters
 agree with the units' own. Everything is deterministic.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +20,10 @@ import msgspec
 
 from quanttui import events as e
 from quanttui import state as fold
+from quanttui.decide import paired
 from quanttui.diagnosis import roofline
 from quanttui.quants import BY_NAME
+from quanttui.sweep import plan
 
 SAMPLE_EVERY = 0.25
 TELL_EVERY = 0.2
@@ -40,6 +43,8 @@ class Arm:
     tokens, repetitions: of decode. fails: an outcome that ends the arm in `fails_in`.
     reads: whether the host tells what a process reads (macOS does not). again: decode tok/s of further attempts.
     watts: of the package, None where there is no counter.
+    kld: mean KL divergence from the first arm's logits, in nats; None without. disturbed: decode repetitions that are
+    done again.
     """
 
     quant: str = "Q8_0"
@@ -68,6 +73,9 @@ class Arm:
     label_note: str = ""
     imatrix: str = ""
     planned_only: bool = False
+    kld: float | None = None
+    kv: str = ""
+    disturbed: int = 0
 
     @property
     def name(self) -> str:
@@ -114,6 +122,26 @@ def nll(chunk: int, ppl: float, scored: int = 255) -> tuple[float, float]:
     return scored * mean, scored * (mean * mean + 2.3**2)
 
 
+def against(chunk: int, ppl: float, base: Arm, scored: int = 255) -> e.Against:
+    """A chunk's sums under the base, whose tokens go with the arm's."""
+    ours, _ = nll(chunk, ppl, scored)
+    total, squares = nll(chunk, base.ppl, scored)
+    return e.Against(
+        base=base.name, nll=total, nll2=squares, products=ours * total / scored + 0.985 * scored * 2.3**2
+    )
+
+
+def diverged(chunk: int, ppl: float, kld: float, base: Arm, scored: int = 255) -> e.Diverged:
+    """A chunk's sums against the base's logits."""
+    sums, noise = against(chunk, ppl, base, scored), random.Random(f"{chunk} {kld}").gauss(1.0, 0.1)
+    mean = kld * noise
+    return e.Diverged(
+        base=base.name, nll_base=sums.nll, nll_base2=sums.nll2, nll_nll_base=sums.products,
+        kld=scored * mean, kld2=scored * 5 * mean * mean, p_diff=-0.1 * mean * scored, p_diff2=0.1 * mean * scored,
+        p_diff4=0.05 * mean * scored, same_top=round(scored * max(0.0, 1 - 3 * mean)), file="raw/x.kld",
+    )  # fmt: skip
+
+
 @dataclass
 class Log:
     """The events of a sweep over `arms`, one after another. Counters and the clock go on from arm to arm."""
@@ -137,7 +165,7 @@ class Log:
         plan = tuple(
             e.PlannedArm(
                 id=arm.name, quant=arm.quant, file=f"/models/{arm.name}.gguf", imatrix=arm.imatrix,
-                bytes=int(roofline.resident_bytes(self.shape(arm))),
+                bytes=int(roofline.resident_bytes(self.shape(arm))), kv=arm.kv,
             )
             for arm in self.arms
         )  # fmt: skip
@@ -162,6 +190,11 @@ class Log:
             self.attempt(replace(arm, tok_s=tok_s), number)
 
     def attempt(self, arm: Arm, number: int) -> None:
+        if self.begin(arm, number, self.phases(number)):
+            self.put(e.ArmDone(arm=arm.name, attempt=number))
+
+    def begin(self, arm: Arm, number: int, phases: Sequence[str]) -> bool:
+        """The arm starts and goes through these phases; False where it failed in one."""
         made = self.shape(arm)
         size = int(roofline.resident_bytes(made))
         self.put(
@@ -171,16 +204,17 @@ class Log:
                 imatrix=arm.imatrix, label_note=arm.label_note, attempt=number,
             )
         )  # fmt: skip
+        self.engine(arm)
+        return all(self.phase(arm, number, phase) for phase in phases)
+
+    def engine(self, arm: Arm) -> None:
+        """Another engine process."""
         self.pid += 1
         self.counters |= {"engine.cpu": 0.0, "engine.majflt": 0.0}
         if arm.reads:
             self.counters["engine.read"] = 0.0
         else:
             self.counters.pop("engine.read", None)
-        for phase in self.phases(number):
-            if not self.phase(arm, number, phase):
-                return
-        self.put(e.ArmDone(arm=arm.name, attempt=number))
 
     def phases(self, number: int) -> list[str]:
         wanted = {"prompt": self.settings.prompt, "decode": self.settings.decode}
@@ -244,18 +278,36 @@ class Log:
         )  # fmt: skip
 
     def repetitions(self, arm: Arm, number: int, kind: str) -> None:
-        for index in range(arm.repetitions):
-            tokens = arm.tokens if kind == "decode" else self.settings.prompt
-            unit = e.Unit(
-                arm=arm.name, kind=kind, index=index, tokens=tokens, depth=self.settings.depths[0], attempt=number
-            )
-            mean = arm.tok_s if kind == "decode" else arm.prompt_tok_s
-            swing = 2 * index / (arm.repetitions - 1) - 1 if arm.repetitions > 1 else 0.0
-            self.unit(arm, unit, mean * (1 + arm.spread * swing))
+        """All depths; each thousand tokens of depth cost a tenth of the speed."""
+        mean = arm.tok_s if kind == "decode" else arm.prompt_tok_s
+        for depth in self.settings.depths:
+            for index in range(arm.repetitions):
+                swing = 2 * index / (arm.repetitions - 1) - 1 if arm.repetitions > 1 else 0.0
+                tok_s = mean * 0.9 ** (depth / 1000) * (1 + arm.spread * swing)
+                self.repetition(arm, number, kind, index, tok_s, depth)
+            if kind == "decode" and depth == self.settings.depths[0]:
+                for index in range(arm.disturbed):
+                    self.repetition(arm, number, kind, arm.repetitions + index, mean / 2, depth, True)
 
-    def unit(self, arm: Arm, unit: e.Unit, tok_s: float) -> None:
+    def repetition(
+        self, arm: Arm, number: int, kind: str, index: int, tok_s: float, depth: int = 0, disturbed: bool = False
+    ) -> None:
+        tokens = self.settings.prompt if kind == "prompt" else arm.tokens
+        unit = e.Unit(arm=arm.name, kind=kind, index=index, tokens=tokens, depth=depth, attempt=number)
+        self.unit(arm, unit, tok_s, disturbed)
+
+    def anchor(self, arm: Arm, number: int, tok_s: float, repetitions: int = 3) -> None:
+        """A round of the anchor: `number` counts them."""
+        self.put(e.PhaseStarted(arm=arm.name, phase="anchor"))
+        for index in range(repetitions):
+            self.repetition(arm, number, "anchor", index, tok_s * (1 + 0.001 * (index - 1)))
+        self.put(e.PhaseDone(arm=arm.name, phase="anchor"))
+
+    def unit(self, arm: Arm, unit: e.Unit, tok_s: float, disturbed: bool = False) -> None:
         """One timed repetition: samples and tokens inside it, its own counters at the end."""
         self.put(e.UnitStarted(unit=unit, at=self.t))
+        if disturbed:
+            self.put(e.UnitDisturbed(unit=unit, why="a key was answered"))
         begun, each = self.t, 1 / tok_s
         seconds = unit.tokens * each
         before = dict(self.counters)
@@ -285,7 +337,7 @@ class Log:
         """How fast each cumulative counter grows while the unit runs."""
         made = self.shape(arm)
         active, passes = roofline.batch_bytes(made), -(-unit.tokens // self.settings.ubatch)
-        if unit.kind == "decode":
+        if unit.kind in ("decode", "anchor"):
             active, passes = roofline.active_bytes(made, unit.depth, self.settings.kv), unit.tokens
         scale = passes / seconds
         again = arm.swap + arm.page_in
@@ -327,23 +379,79 @@ class Log:
             swap_in=grown("swap.in"), rss=round(roofline.resident_bytes(self.shape(arm))), anonymous=round(2e8),
         )  # fmt: skip
 
-    def perplexity(self, arm: Arm) -> None:
-        for first in range(0, arm.chunks, 4):
-            count = min(4, arm.chunks - first)
-            unit = e.Unit(arm=arm.name, kind="perplexity", index=first, count=count)
+    def perplexity(self, arm: Arm, first: int = 0, last: int | None = None) -> None:
+        """The chunks from the `first`-th to be scored to before the `last`-th, by groups."""
+        base = self.arms[0]
+        for unit in plan.groups(self.settings, arm.chunks, arm.name):
+            if not first <= unit.index < (arm.chunks if last is None else last):
+                continue
             begun = self.t
             self.put(e.UnitStarted(unit=unit, at=begun))
-            self.t += 2.0 * count
+            self.t += 2.0 * unit.count
             self.sample(arm)
-            for chunk in range(first, first + count):
+            for chunk in unit.places:
                 total, squares = nll(chunk, arm.ppl)
+                other = arm is not base and arm.kld is not None
                 self.put(
                     e.Perplexity(
                         unit=unit, chunk=chunk, chunks=arm.chunks, scored=255, nll=total, nll2=squares, at=begun,
-                        ns=2 * 10**9,
+                        ns=2 * 10**9, against=against(chunk, arm.ppl, base) if other else None,
+                        diverged=diverged(chunk, arm.ppl, arm.kld or 0.0, base) if other else None,
                     )
                 )  # fmt: skip
-            self.put(e.UnitDone(unit=unit, at=begun, tokens=count * 512, ns=2 * 10**9 * count))
+            self.put(e.UnitDone(unit=unit, at=begun, tokens=unit.count * 512, ns=2 * 10**9 * unit.count))
+
+    def score(self, arm: Arm, first: int, last: int) -> None:
+        """A turn of scoring, as a deciding sweep takes them."""
+        units = -(-arm.chunks // 4)
+        self.engine(arm)
+        self.put(e.PhaseStarted(arm=arm.name, phase="perplexity", units=units))
+        self.perplexity(arm, first, last)
+        self.put(e.PhaseDone(arm=arm.name, phase="perplexity"))
+
+
+DECIDING = (
+    Arm("F16", tok_s=9.5, prompt_tok_s=210.0, repetitions=12, chunks=655, ppl=8.0),
+    Arm("Q8_0", tok_s=17.0, prompt_tok_s=230.0, repetitions=12, chunks=655, ppl=8.002, kld=0.0008),
+    Arm("Q4_K_M", tok_s=25.0, prompt_tok_s=220.0, repetitions=12, chunks=655, ppl=8.06, kld=0.021, disturbed=2),
+    Arm("Q3_K_M", tok_s=24.9, prompt_tok_s=190.0, repetitions=12, chunks=655, ppl=8.2, kld=0.08),
+    Arm("Q2_K", tok_s=31.0, prompt_tok_s=200.0, repetitions=12, chunks=655, ppl=8.9, kld=0.2),
+)
+"""A sweep that stops scoring an arm when its call is made."""
+
+ROUNDS = (31.0, 31.1, 30.9, 33.4, 33.5)
+"""Tok/s of the anchor, Q2_K, before each arm: it drifts while Q4_K_M is measured."""
+
+
+def deciding(levels: Sequence[int] = (16, 24, 36, 56), anchored: bool = False, **session: Any) -> list[e.Event]:
+    """A deciding sweep over DECIDING, left open: speeds arm by arm, `anchored` with rounds of the anchor between them;
+    then up to `levels` chunks of the base and of every arm that is still open."""
+    asked = settings(
+        tasks=("speed", "ppl", "kld"), until="decided", anchor=int(anchored), prompt=64, precision=0.01,
+        depths=(0, 4096),
+    )  # fmt: skip
+    log = Log(DECIDING, **{"settings": asked, **session})
+    log.open()
+    base, last = DECIDING[0], DECIDING[-1]
+    if anchored:
+        log.begin(last, 1, ["bandwidth", "load"])
+    for arm, tok_s in zip(DECIDING, ROUNDS, strict=True):
+        if anchored:
+            log.anchor(last, DECIDING.index(arm) + 1, tok_s)
+        log.begin(arm, 1, ["bandwidth", "load", "prompt", "decode"])
+    why = f"KL divergence: {base.name} is decoded beside each quant"
+    log.put(e.BaseChosen(base=base.name, how="beside", chunks=base.chunks, why=why))
+    open_, begin = list(DECIDING[1:]), 0
+    for level in levels:
+        log.score(base, begin, level)
+        for arm in list(open_):
+            log.score(arm, begin, level)
+            now = fold.fold(log.events)
+            if paired.call(now, now.arms[arm.name], now.arms[base.name]).call:
+                log.put(e.ArmDone(arm=arm.name))
+                open_.remove(arm)
+        begin = level
+    return log.events
 
 
 def events(*arms: Arm, closed: str | None = "ok", **session: Any) -> list[e.Event]:

@@ -25,7 +25,7 @@ from quanttui import events as e
 from quanttui import paths, session
 from quanttui.errors import UserError
 from quanttui.tui import app as tui
-from quanttui.tui import keys
+from quanttui.tui import keys, view
 from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, screen_text, snapshot
 from quanttui.tui.screens.over import Help, Leave
 
@@ -489,3 +489,147 @@ def test_a_flag_is_a_doubt_about_a_phase_that_is_over_or_a_failure() -> None:
     assert not tui.flagged(builders.state(builders.Arm("Q8_0")))
     assert tui.flagged(builders.state(builders.Arm("Q8_0", swap=0.02)))
     assert tui.flagged(builders.state(builders.Arm("Q8_0", fails="oom")))
+
+
+# --- the quiet while repetitions are timed --------------------------------------------------------------------------
+
+
+class Timed:
+    """A sweep of this process that stands inside a timed repetition on all cores, and goes on event by event."""
+
+    def __init__(self, folder: Path, upto: Callable[[e.Event], bool], **changes: Any) -> None:
+        import psutil
+
+        own = {"pid": os.getpid(), "pid_started": psutil.Process().create_time(), **changes}
+        events = [msgspec.structs.replace(stream()[0], **own), *stream()[1:]]
+        self.at = next(i for i, one in enumerate(events) if upto(one)) + 1
+        self.events = events
+        self.folder = recorded(folder, events[: self.at])
+        self.ending = threading.Event()
+        self.why: list[str] = []
+
+    def monitor(self) -> Monitor:
+        return Monitor(self.folder, "live", lambda: self.ending.wait(30), stop=self.ending.set, disturb=self.why.append)
+
+    def write(self, *events: e.Event) -> None:
+        with open(self.folder / session.EVENTS, "ab") as file:
+            file.writelines(map(e.encode, events))
+
+
+def decoding(event: e.Event) -> bool:
+    return isinstance(event, e.Tokens) and event.unit.kind == "decode"
+
+
+def scoring(event: e.Event) -> bool:
+    return isinstance(event, e.UnitStarted) and event.unit.kind == "perplexity"
+
+
+def painted(app: Monitor) -> list[str]:
+    """What the app paints from now on."""
+    frames: list[str] = []
+    paint = app._paint
+
+    def counting(due: str, pace: str = "") -> None:
+        frames.append(due)
+        paint(due, pace)
+
+    app._paint = counting  # type: ignore[method-assign]
+    return frames
+
+
+@pytest.mark.parametrize("key", ["j", "space", "left", "t", "s", "question_mark", "q"])
+async def test_a_key_in_a_timed_repetition_is_answered_at_once_and_disturbs_it(tmp_path: Path, key: str) -> None:
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        assert sweep.why == []
+        before = screen_text(app)
+        await pilot.press(key)
+        await settled(pilot)
+        assert set(sweep.why) == {"a key was answered"}
+        assert screen_text(app) != before
+        sweep.ending.set()
+
+
+async def test_a_key_without_a_meaning_disturbs_nothing(tmp_path: Path) -> None:
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.press("x", "f5")
+        await pilot.pause()
+        assert sweep.why == []
+        sweep.ending.set()
+
+
+async def test_a_resized_terminal_disturbs_too(tmp_path: Path) -> None:
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await pilot.resize_terminal(100, 34)
+        await settled(pilot, lambda: app.size == Size(100, 34))
+        assert set(sweep.why) == {"the terminal was resized"}
+        sweep.ending.set()
+
+
+@pytest.mark.parametrize("case", ["scoring", "a spare core", "the sweep is over", "attached"])
+async def test_a_key_disturbs_nothing_where_nothing_of_ours_is_timed_on_all_cores(tmp_path: Path, case: str) -> None:
+    spare = {"host": builders.host(cores=4, threads=4)} if case == "a spare core" else {}
+    sweep = Timed(tmp_path / "s", scoring if case == "scoring" else decoding, **spare)
+    app = Monitor(sweep.folder, "attach", disturb=sweep.why.append) if case == "attached" else sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        if case == "the sweep is over":
+            sweep.ending.set()
+            await settled(pilot, lambda: not app.sweeping)
+        await pilot.press("j", "t", "question_mark", "escape")
+        await settled(pilot)
+        assert sweep.why == []
+        sweep.ending.set()
+
+
+async def test_inside_a_repetition_few_numbers_and_after_it_a_whole_frame(tmp_path: Path) -> None:
+    """The follower tells of the end of a unit: the frame does not wait for the next second."""
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    frames = painted(app)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: "few" in frames)
+        first = len(frames)
+        await settled(pilot, lambda: len(frames) > first)
+        assert set(frames[first:]) <= {"few", "whole"}
+        await settled(pilot, lambda: time.monotonic() - app._pace._whole > 1.6)
+        told = len(frames)
+        rest = sweep.events[sweep.at :]
+        end = next(i for i, one in enumerate(rest) if isinstance(one, e.UnitDone)) + 2
+        assert isinstance(rest[end - 1], e.UnitStarted)
+        sweep.write(*rest[:end])
+        written = time.monotonic()
+        await settled(pilot, lambda: "whole" in frames[told:])
+        assert view.is_timed(app.state) and app._pace._whole - written < 1.0
+        sweep.ending.set()
+
+
+@pytest.mark.parametrize(
+    ("observer", "words"),
+    [
+        (e.Observer(live=0.0064, headless=0.001, pairs=7), "watching costs 0.6 % (measured)"),
+        (e.Observer(live=-0.0021, headless=0.001, pairs=7), "watching costs -0.2 % (measured)"),
+        (e.Observer(live=-0.0001, headless=0.001, pairs=7), "watching costs 0.0 % (measured)"),
+        (None, "observer not measured: quanttui doctor --observer"),
+    ],
+)
+async def test_the_status_line_tells_what_watching_was_measured_to_cost(
+    tmp_path: Path, observer: e.Observer | None, words: str
+) -> None:
+    events = [msgspec.structs.replace(stream()[0], observer=observer), *stream()[1:]]
+    app = Monitor(recorded(tmp_path / "s", events), "attach")
+    async with app.run_test(size=(200, 50)) as pilot:
+        await settled(pilot, lambda: app.view is not None and app.view.own.cpu is not None)
+        await settled(pilot, lambda: "% cpu" in screen_text(app))
+        assert words in screen_text(app)
+        await pilot.press("question_mark")
+        text = " ".join(screen_text(app).split())
+        assert ("not measured on this machine" if observer is None else "median of 7 pairs") in text

@@ -736,7 +736,7 @@ def decoded(
     context.wipe()
     context.decode(submitted, 0, np.arange(size) >= frame.first)
     for sequence in range(count):
-        logits = context.logits(sequence * size + frame.first, frame.scored)
+        logits = np.concatenate(context.logits(sequence, frame.first, size - 1))
         yield first + sequence, logits, original[sequence, frame.first + 1 :]
 
 

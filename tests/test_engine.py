@@ -125,6 +125,36 @@ def test_repetitions_of_one_test_share_a_context_and_its_warm_up(start: Starter)
     assert context.kv_bytes and context.compute_bytes
 
 
+def test_an_anchor_goes_on_with_a_decodes_series_and_its_context_is_told_as_a_decodes(start: Starter) -> None:
+    engine = start()
+    load(engine)
+    (made,) = only(e.ContextMade, speed(engine, "anchor"))
+    assert isinstance(made, e.ContextMade) and (made.phase, made.kv) == ("decode", "f16")
+    assert [type(event) for event in speed(engine, "decode")] == [e.UnitStarted, e.Tokens, e.UnitDone]
+    assert [type(event) for event in speed(engine, "anchor", 1)] == [e.UnitStarted, e.Tokens, e.UnitDone]
+    assert only(e.ContextMade, speed(engine, "prompt"))
+
+
+def test_a_series_may_be_warmed_up_ahead_of_its_first_repetition(start: Starter) -> None:
+    engine = start()
+    load(engine)
+    unit = e.Unit(arm="A", kind="decode", index=0, tokens=40)
+    warmed = list(engine.ask(protocol.Warm(unit=unit), 120))
+    assert [type(event) for event in warmed] == [e.ContextMade, e.PhaseProgress]
+    assert not list(engine.ask(protocol.Warm(unit=unit), 120))
+    assert [type(event) for event in speed(engine, "decode")] == [e.UnitStarted, e.Tokens, e.UnitDone]
+
+
+@given(sequences=st.integers(1, 9), width=st.integers(1, 40), stretch=st.integers(1, 50))
+def test_tokens_are_taken_up_each_once_by_stretches_of_each_sequence(sequences: int, width: int, stretch: int) -> None:
+    from quanttui.engine import llama
+
+    places = llama._taken_up(sequences, width, stretch)
+    order = sorted((int(places[s, k]), k // stretch, s, k) for s in range(sequences) for k in range(width))
+    assert [place for place, *_ in order] == list(range(sequences * width))
+    assert [rest for _, *rest in order] == sorted(rest for _, *rest in order)
+
+
 def test_a_decode_tells_every_token_and_its_own_counters(start: Starter) -> None:
     engine = start()
     load(engine)

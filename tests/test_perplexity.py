@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ from quanttui.engine.process import Engine
 from quanttui.errors import UserError
 from quanttui.measure import perplexity
 from quanttui.measure.counters import Meter
-from quanttui.measure.perplexity import Frame, Raw
+from quanttui.measure.perplexity import Frame, Raw, Scorer, Workers
 from quanttui.measure.speed import Clock
 from quanttui.models import pocket
 from quanttui.stats import intervals
@@ -29,6 +31,7 @@ from quanttui.stats import intervals
 VOCABULARY = 11
 BOS = 1
 METER = Meter()
+WORKERS = Workers(2)
 
 ordinary, extreme = st.floats(-60, 60, width=32), st.floats(-(2.0**100), 2.0**100, width=32)
 logits_and_targets = st.integers(1, 6).flatmap(
@@ -96,10 +99,7 @@ def test_as_many_chunks_go_together_as_fit_into_a_batch(context: int, batch: int
 
 
 class Echo:
-    """A context whose logits for a token depend on its sequence's last chunk token and position, and nothing else.
-
-    It keeps what it was given, and holds llama.cpp to account: outputs lie in the order of submission.
-    """
+    """A context whose logits depend on the token and its position, and nothing else. It keeps what it was given."""
 
     def __init__(self, vocabulary: int = VOCABULARY) -> None:
         self.vocabulary = vocabulary
@@ -112,13 +112,11 @@ class Echo:
     def decode(self, tokens: npt.NDArray[np.int32], position: int, outputs: npt.NDArray[np.bool_]) -> None:
         self.submitted.append((tokens.copy(), position, outputs.copy()))
 
-    def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
+    def logits(self, sequence: int, start: int, stop: int) -> list[npt.NDArray[np.float32]]:
         tokens, position, outputs = self.submitted[-1]
-        flat, wanted = tokens.reshape(-1), np.tile(outputs, len(tokens))
-        assert wanted[index]
-        chosen = [at for at in range(index, len(flat)) if wanted[at]][:rows]
-        width = tokens.shape[1]
-        return np.stack([row(int(flat[at]), position + at % width, self.vocabulary) for at in chosen])
+        assert outputs[start:stop].all() and stop <= tokens.shape[1]
+        found = [row(int(tokens[sequence, at]), position + at, self.vocabulary) for at in range(start, stop)]
+        return [np.stack(found[:2]), *(np.stack(found[cut : cut + 5]) for cut in range(2, len(found), 5))]
 
 
 def row(token: int, position: int, vocabulary: int = VOCABULARY) -> npt.NDArray[np.float32]:
@@ -138,16 +136,24 @@ def expected_rows(tokens: npt.NDArray[np.int32], context: int, bos: int | None) 
     return np.array(rows)
 
 
+def scorer(context: perplexity.Context, frame: Frame, tokens: npt.NDArray[np.int32], raw: Raw, **how: Any) -> Scorer:
+    plain: dict[str, Any] = {"chunks": 99, "clock": Clock(), "meter": METER, "workers": WORKERS}
+    return Scorer(context=context, frame=frame, tokens=tokens, raw=raw, **{**plain, **how})
+
+
 def scored(
-    folder: Path, tokens: npt.NDArray[np.int32], frame: Frame, first: int, count: int
+    folder: Path, tokens: npt.NDArray[np.int32], frame: Frame, *units: e.Unit, **how: Any
 ) -> tuple[Echo, list[e.Event]]:
-    context, unit = Echo(), e.Unit(arm="A", kind="perplexity", index=first, count=count)
-    raw = Raw(folder / "raw" / "A.nll", "raw/A.nll")
+    context, raw = Echo(), Raw(folder / "raw" / "A.nll", "raw/A.nll")
     ticks = iter(range(1_000, 10**9, 1_000))
     clock = Clock(origin_ns=0, read=lambda: next(ticks))
-    events = list(perplexity.score(context, frame, tokens, unit, 99, raw, clock, METER))
+    events = list(scorer(context, frame, tokens, raw, clock=clock, **how).score(units))
     raw.close()
     return context, events
+
+
+def unit(first: int, count: int = 1, places: tuple[int, ...] = ()) -> e.Unit:
+    return e.Unit(arm="A", kind="perplexity", index=first, count=count, chunks=places)
 
 
 @given(
@@ -156,7 +162,7 @@ def scored(
     count=st.integers(1, 3),
     first=st.integers(0, 2),
     bos=st.sampled_from([None, BOS]),
-    threads=st.integers(1, 3),
+    ahead=st.booleans(),
 )
 def test_any_cut_into_batches_scores_what_the_definition_says(
     tmp_path_factory: pytest.TempPathFactory,
@@ -165,13 +171,13 @@ def test_any_cut_into_batches_scores_what_the_definition_says(
     count: int,
     first: int,
     bos: int | None,
-    threads: int,
+    ahead: bool,
 ) -> None:
     count = min(count, perplexity.group(context, batch))
     tokens = np.random.default_rng(context).integers(0, VOCABULARY, (first + count) * context).astype(np.int32)
-    frame = Frame(context=context, batch=batch, bos=bos, threads=threads)
+    frame = Frame(context=context, batch=batch, bos=bos)
     folder = tmp_path_factory.mktemp("raw")
-    echo, events = scored(folder, tokens, frame, first, count)
+    echo, events = scored(folder, tokens, frame, unit(first, count), ahead=ahead)
 
     expected = expected_rows(tokens, context, bos)[first:]
     told = [event for event in events if isinstance(event, e.Perplexity)]
@@ -188,7 +194,7 @@ def test_any_cut_into_batches_scores_what_the_definition_says(
 
 def test_a_unit_begins_and_ends_with_its_events_and_times_the_decoding(tmp_path: Path) -> None:
     tokens = np.arange(32, dtype=np.int32) % VOCABULARY
-    _, events = scored(tmp_path, tokens, Frame(context=8, batch=16, bos=None), 0, 2)
+    _, events = scored(tmp_path, tokens, Frame(context=8, batch=16, bos=None), unit(0, 2))
     assert [type(event) for event in events] == [e.UnitStarted, e.Perplexity, e.Perplexity, e.UnitDone]
     started, one, two, done = events
     assert isinstance(started, e.UnitStarted) and isinstance(done, e.UnitDone)
@@ -201,24 +207,23 @@ def test_scoring_a_unit_again_leaves_the_same_raw_file(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 64).astype(np.int32)
     frame = Frame(context=16, batch=32, bos=BOS)
     for first in (0, 2):
-        scored(tmp_path, tokens, frame, first, 2)
+        scored(tmp_path, tokens, frame, unit(first, 2))
     whole = (tmp_path / "raw" / "A.nll").read_bytes()
     for first in (2, 0, 2):
-        scored(tmp_path, tokens, frame, first, 2)
+        scored(tmp_path, tokens, frame, unit(first, 2))
     assert (tmp_path / "raw" / "A.nll").read_bytes() == whole
     assert len(whole) == 4 * 7 * 8
 
 
 def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     class Broken(Echo):
-        def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
-            return np.full((rows, VOCABULARY), np.nan, np.float32)
+        def logits(self, sequence: int, start: int, stop: int) -> list[npt.NDArray[np.float32]]:
+            return [np.full((stop - start, VOCABULARY), np.nan, np.float32)]
 
-    unit = e.Unit(arm="A", kind="perplexity", index=0)
     raw = Raw(tmp_path / "nll", "nll")
     tokens = np.zeros(16, np.int32)
     with pytest.raises(UserError, match="A perplexity 0-0: the logits are no numbers"):
-        list(perplexity.score(Broken(), Frame(8, 8, None), tokens, unit, 1, raw, Clock(), METER))
+        list(scorer(Broken(), Frame(8, 8, None), tokens, raw).score([unit(0)]))
     raw.close()
     assert (tmp_path / "nll").stat().st_size == 0
 
@@ -228,9 +233,7 @@ def test_a_large_vocabulary_is_scored_in_blocks_to_the_same_bits(tmp_path: Path)
     assert 9 * width > perplexity.BLOCK
     tokens = np.arange(context, dtype=np.int32)
     raw = Raw(tmp_path / "nll", "nll")
-    unit = e.Unit(arm="A", kind="perplexity", index=0)
-    frame = Frame(context, context, None, threads=2)
-    list(perplexity.score(Echo(width), frame, tokens, unit, 1, raw, Clock(), METER))
+    list(scorer(Echo(width), Frame(context, context, None), tokens, raw).score([unit(0)]))
     raw.close()
     places = range(10, 19)
     logits = np.stack([row(at, at, width) for at in places])
@@ -257,28 +260,130 @@ def test_only_the_decoding_is_counted(tmp_path: Path) -> None:
             super().decode(*args)  # type: ignore[arg-type]
             meter.now += 100
 
-        def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
+        def logits(self, sequence: int, start: int, stop: int) -> list[npt.NDArray[np.float32]]:
             meter.now += 10_000
-            return super().logits(index, rows)
+            return super().logits(sequence, start, stop)
 
     meter, raw = Ticks(), Raw(tmp_path / "nll", "nll")
-    unit, tokens = e.Unit(arm="A", kind="perplexity", index=0), np.zeros(16, np.int32)
-    *_, done = perplexity.score(Busy(), Frame(16, 4, None), tokens, unit, 1, raw, Clock(), meter)
+    tokens = np.zeros(16, np.int32)
+    *_, done = scorer(Busy(), Frame(16, 4, None), tokens, raw, meter=meter).score([unit(0)])
     raw.close()
     assert isinstance(done, e.UnitDone)
     assert done.counters.cpu_ns == 400 and done.counters.majflt is None
     assert done.counters.rss == meter.now - 10_000
 
 
-@pytest.mark.parametrize(("index", "count", "batch"), [(2, 1, 16), (0, 3, 16), (0, 2, 8), (-1, 1, 16)])
-def test_chunks_that_do_not_exist_or_do_not_go_together_are_refused(
-    tmp_path: Path, index: int, count: int, batch: int
+@pytest.mark.parametrize(
+    ("asked", "batch"),
+    [
+        (unit(2), 16),
+        (unit(0, 3), 16),
+        (unit(0, 2), 8),
+        (unit(-1), 16),
+        (unit(0, 2, (1, 2)), 16),
+        (unit(0, 2, (1,)), 16),
+        (unit(0, 0), 16),
+    ],
+)
+def test_chunks_that_do_not_exist_or_do_not_go_together_are_refused_before_anything_is_decoded(
+    tmp_path: Path, asked: e.Unit, batch: int
 ) -> None:
-    unit, tokens = e.Unit(arm="A", kind="perplexity", index=index, count=count), np.zeros(20, np.int32)
-    raw = Raw(tmp_path / "nll", "nll")
+    raw, echo = Raw(tmp_path / "nll", "nll"), Echo()
     with pytest.raises(UserError, match=r"A perplexity .*: there are no such chunks"):
-        list(perplexity.score(Echo(), Frame(8, batch, None), tokens, unit, 2, raw, Clock(), METER))
+        list(scorer(echo, Frame(8, batch, None), np.zeros(20, np.int32), raw).score([unit(0), asked]))
     raw.close()
+    assert not echo.submitted
+
+
+# -- several units, one scored while the next is decoded
+
+
+def told_of(events: list[e.Event]) -> dict[int, tuple[float, float]]:
+    return {event.chunk: (event.nll, event.nll2) for event in events if isinstance(event, e.Perplexity)}
+
+
+@given(
+    order=st.permutations(range(9)), cuts=st.lists(st.integers(1, 4), min_size=9), batch=st.sampled_from([5, 16, 64])
+)
+def test_neither_order_nor_grouping_nor_scoring_beside_the_next_decode_changes_a_bit(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], cuts: list[int], batch: int
+) -> None:
+    tokens = np.random.default_rng(3).integers(0, VOCABULARY, 9 * 16).astype(np.int32)
+    frame = Frame(context=16, batch=batch, bos=BOS)
+    plain = tmp_path_factory.mktemp("plain")
+    _, events = scored(plain, tokens, frame, *(unit(chunk) for chunk in range(9)))
+    units: list[e.Unit] = []
+    left = list(order)
+    while left:
+        taken = left[: min(cuts[len(units)], perplexity.group(16, batch))]
+        left = left[len(taken) :]
+        units.append(unit(9 - len(left) - len(taken), len(taken), tuple(taken)))
+    for ahead in (False, True):
+        other = tmp_path_factory.mktemp("other")
+        _, again = scored(other, tokens, frame, *units, ahead=ahead)
+        assert told_of(again) == told_of(events)
+        assert (other / "raw" / "A.nll").read_bytes() == (plain / "raw" / "A.nll").read_bytes()
+        kinds = [type(event) for event in again]
+        each = [[e.UnitStarted, *[e.Perplexity] * one.count, e.UnitDone] for one in units]
+        assert kinds == [kind for kinds in each for kind in kinds]
+        told = [event.unit for event in again if isinstance(event, e.UnitStarted | e.Perplexity | e.UnitDone)]
+        assert told == [one for one in units for _ in range(one.count + 2)]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_what_is_scored_is_told_before_the_next_units_decode_is_found_to_have_failed(
+    tmp_path: Path, failing: int
+) -> None:
+    class Aborted(Exception):
+        pass
+
+    class Stopping(Echo):
+        def decode(self, *args: Any) -> None:
+            super().decode(*args)
+            if len(self.submitted) > failing:
+                raise Aborted
+
+    raw, events = Raw(tmp_path / "nll", "nll"), []
+    scoring = scorer(Stopping(), Frame(8, 8, None), np.arange(24, dtype=np.int32) % VOCABULARY, raw, ahead=True)
+    with pytest.raises(Aborted):
+        for event in scoring.score([unit(0), unit(1), unit(2)]):
+            events.append(event)
+    raw.close()
+    assert [type(event) for event in events] == [e.UnitStarted, e.Perplexity, e.UnitDone] * failing + [e.UnitStarted]
+
+
+def test_the_next_unit_is_decoded_while_one_is_scored_and_at_most_one_is_kept(tmp_path: Path) -> None:
+    """A judge that waits for the next decode to begin comes to its end only where the two go side by side."""
+    decoding = [threading.Event() for _ in range(4)]
+
+    class Told(Echo):
+        def decode(self, *args: Any) -> None:
+            decoding[len(self.submitted)].set()
+            super().decode(*args)
+
+    class Waiting(perplexity.Alone):
+        def rows(self, chunk: int, *args: Any) -> npt.NDArray[np.float64]:
+            assert decoding[chunk + 1].wait(30) and not any(later.is_set() for later in decoding[chunk + 2 :])
+            return super().rows(chunk, *args)
+
+    decoding[3].clear()
+    raw, tokens = Raw(tmp_path / "nll", "nll"), np.arange(24, dtype=np.int32) % VOCABULARY
+    scoring = scorer(Told(), Frame(8, 8, None), tokens, raw, ahead=True, judge=Waiting())
+    found = []
+    for event in scoring.score([unit(0), unit(1), unit(2)]):
+        found.append(event)
+        if isinstance(event, e.UnitDone) and event.unit.index == 1:
+            decoding[3].set()
+    raw.close()
+    assert len(told_of(found)) == 3
+
+
+def test_of_a_decode_beside_a_scoring_no_counter_is_told_that_holds_both(tmp_path: Path) -> None:
+    tokens = np.arange(24, dtype=np.int32) % VOCABULARY
+    _, events = scored(tmp_path, tokens, Frame(8, 8, None), unit(0), unit(1), ahead=True)
+    first, second = (event.counters for event in events if isinstance(event, e.UnitDone))
+    assert first.cpu_ns is not None and second.cpu_ns is None and second.read is None and second.nvcsw is None
+    assert second.rss == pytest.approx(first.rss, rel=0.5)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")

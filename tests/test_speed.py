@@ -94,6 +94,13 @@ def test_every_token_of_a_decode_is_told_once_in_order_and_sums_to_the_whole(ste
     assert isinstance(done, e.UnitDone) and (done.tokens, done.ns) == (len(steps), sum(steps))
 
 
+def test_an_anchor_is_measured_as_a_decode_is() -> None:
+    decode, anchor = ([event for event in series(Context()).repetition(unit(kind, 6))] for kind in ("decode", "anchor"))
+    assert [type(event) for event in anchor] == [type(event) for event in decode]
+    done = anchor[-1], decode[-1]
+    assert all(isinstance(event, e.UnitDone) and (event.tokens, event.ns) == (6, 6_000_000) for event in done)
+
+
 @given(st.lists(st.integers(1, 2 * TELL_NS), min_size=1, max_size=60))
 def test_tokens_are_told_as_soon_as_a_fifth_of_a_second_has_passed(steps: list[int]) -> None:
     events = list(series(Context(step_ns=steps)).repetition(unit("decode", len(steps))))
@@ -108,7 +115,7 @@ def test_session_time_counts_from_the_origin() -> None:
     assert started.at == done.at == 4.0
 
 
-@pytest.mark.parametrize(("kind", "tokens", "warmed"), [("prompt", 100, 100), ("decode", 100, 1)])
+@pytest.mark.parametrize(("kind", "tokens", "warmed"), [("prompt", 100, 100), ("decode", 100, 1), ("anchor", 100, 1)])
 def test_the_warm_up_is_the_whole_prompt_or_one_token(kind: str, tokens: int, warmed: int) -> None:
     context = Context()
     events = list(series(context).warm(unit(kind, tokens)))

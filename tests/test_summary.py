@@ -297,6 +297,108 @@ LOG = builders.events(
 )
 
 
+DECIDING = builders.deciding()
+ANCHORED = builders.deciding(levels=(16,), anchored=True)
+
+
+@pytest.mark.parametrize("log", [DECIDING, ANCHORED])
+@given(cut=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_any_moment_of_a_deciding_sweep_can_be_summed_up(log: list[e.Event], cut: int) -> None:
+    now = fold.fold(log[: cut * len(log) // 1000])
+    done, left = summary.phase_left(now)
+    assert 0.0 <= done <= 1.0 and (left is None or left >= 0.0)
+    assert (rest := summary.eta(now)) is None or 0.0 <= rest < 5 * 655 * 2.0 + 3600
+    for arm in now.arms.values():
+        for phase in ("load", "prompt", "decode", "perplexity"):
+            assert 0.0 <= summary.share_done(now, arm, phase) <= 1.0
+
+
+def test_what_a_deciding_sweep_may_still_score_is_a_bound_and_ends_with_the_calls() -> None:
+    """Every undecided arm, and the base for it, might go on to the last chunk; decided ones score no more."""
+    now = fold.fold(DECIDING)
+    assert summary.at_most(now)
+    open_ = [name for name, arm in now.arms.items() if arm.outcome == "running"]
+    assert open_ == ["F16", "Q4_K_M"]
+    chunks = sum(655 - len(now.arms[name].chunks) for name in open_)
+    assert summary.eta(now) == pytest.approx(2.0 * chunks, rel=0.1)
+    now.apply(e.ArmDone(arm="Q4_K_M"))
+    assert not summary.at_most(now)
+    left = summary.eta(now)
+    assert left is not None and left < 1.0
+    full = fold.fold(builders.events(*THREE, closed=None)[:-1])
+    assert not summary.at_most(full)
+
+
+def test_the_rest_is_right_where_arms_take_turns() -> None:
+    """Each arm is begun, none is over: what is left is not taken for what was never begun, nor for done."""
+    log = builders.Log(
+        tuple(builders.Arm(name, tok_s=8.0, spread=0.0, id=name) for name in ("Q8_0", "Q6_K", "Q5_K_M")),
+        settings=builders.settings(schedule="round-robin", tasks=("speed",)),
+    )
+    log.open()
+    for arm in log.arms:
+        log.begin(arm, 1, ["bandwidth", "load"])
+    ahead = []
+    for kind in ("prompt", "decode"):
+        for index in range(5):
+            for arm in log.arms:
+                log.put(e.PhaseStarted(arm=arm.name, phase=kind, units=5))
+                log.repetition(arm, 1, kind, index, 8.0 if kind == "decode" else 60.0)
+                if index == 4:
+                    log.put(e.PhaseDone(arm=arm.name, phase=kind))
+                ahead.append((len(log.events), kind, index))
+    end = log.t
+    for count, kind, index in ahead:
+        now = fold.fold(log.events[:count])
+        left = summary.eta(now)
+        if kind == "decode" and index >= 2:
+            assert left is not None and now.t + left == pytest.approx(end, rel=0.1)
+        shares = [summary.share_done(now, arm, kind) for arm in now.arms.values()]
+        assert all(index / 5 - 1e-9 <= share <= (index + 1) / 5 + 1e-9 for share in shares)
+
+
+def test_a_phase_with_several_depths_is_done_with_the_last_of_them() -> None:
+    asked = builders.settings(depths=(0, 2048), tasks=("speed",))
+    log = builders.events(builders.Arm("Q8_0", tok_s=8.0), settings=asked)
+    seen = [
+        (now.running.unit.depth, summary.phase_left(now)[0])
+        for now in builders.states(log)
+        if now.phase == "decode" and now.running is not None
+    ]
+    assert max(share for depth, share in seen if depth == 0) <= 0.5
+    assert min(share for depth, share in seen if depth == 2048) >= 0.5
+    assert [share for _, share in seen] == sorted(share for _, share in seen)
+
+
+def test_a_decode_that_goes_on_until_it_is_precise_is_not_done_before() -> None:
+    """With a spread of 5 %, five repetitions are far from ± 1 %; the time that is allowed bounds it."""
+    arm = builders.Arm("Q8_0", tok_s=16.0, spread=0.05)
+    log = builders.events(arm, settings=builders.settings(precision=0.01, speed_seconds=40.0, tasks=("speed",)))
+    ends = [k for k, one in enumerate(log) if isinstance(one, e.UnitDone) and one.unit.kind == "decode"]
+    now = fold.fold(log[: ends[-1] + 1])
+    done, left = summary.phase_left(now)
+    assert done == pytest.approx(5 * 2.0 / 40.0, rel=0.05)
+    assert left == pytest.approx(30.0, rel=0.1)
+    sure = fold.fold(builders.events(arm, settings=builders.settings(tasks=("speed",)))[: ends[-1] + 1])
+    assert summary.phase_left(sure)[0] == 1.0
+
+
+def test_rounds_of_the_anchor_are_no_part_of_each_arm() -> None:
+    """One more round for each arm that is still to be measured, and no second decode of each."""
+    cut = next(
+        k for k, one in enumerate(ANCHORED)
+        if isinstance(one, e.PhaseDone) and (one.arm, one.phase) == ("Q8_0", "decode")
+    )  # fmt: skip
+    speeds = builders.settings(tasks=("speed",), anchor=1, prompt=64, depths=(0, 4096))
+    log = [msgspec.structs.replace(one, settings=speeds) if isinstance(one, e.SessionOpened) else one
+           for one in ANCHORED]  # fmt: skip
+    now = fold.fold(log[: cut + 1])
+    ends = [one.t for one in log if isinstance(one, e.PhaseDone) and one.phase == "decode"]
+    left = summary.eta(now)
+    assert left is not None and left == pytest.approx(max(ends) - now.t, rel=0.35)
+
+
 def test_arms_of_the_same_tensors_are_told_and_no_others() -> None:
     """A label may lie; what came out as the same quantization must not be ranked by its noise."""
     log = builders.events(*THREE)

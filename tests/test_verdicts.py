@@ -381,3 +381,36 @@ def test_contaminated_verdicts_come_first_and_decode_before_prompt() -> None:
     shuffled = list(found)
     random.Random(1).shuffle(shuffled)
     assert verdicts.ranked(shuffled) == found
+
+
+def anchored() -> fold.State:
+    """The anchor drifts by 8 % while Q4_K_M is measured, and stays there while Q3_K_M is."""
+    return fold.fold(builders.deciding(levels=(), anchored=True))
+
+
+def test_what_is_measured_while_the_anchor_changes_is_drifting() -> None:
+    now = anchored()
+    found = {name: verdicts.of_arm(now, arm) for name, arm in now.arms.items()}
+    (one,) = [verdict for verdict in found["Q4_K_M"] if verdict.code == "drifting"]
+    assert (one.kind, one.phase, one.words) == ("caution", "decode", "drifting +8%")
+    assert "Q2_K, the anchor, changed by +8.1 %" in one.sentence and "not comparable" in one.sentence
+    assert one.evidence["anchor's tok/s before"] == pytest.approx(30.9, rel=0.01)
+    assert one.evidence["anchor's tok/s after"] == pytest.approx(33.4, rel=0.01)
+    assert [name for name, each in found.items() if "drifting" in codes(each)] == ["Q4_K_M", "Q3_K_M"]
+
+
+@pytest.mark.parametrize(("share", "drifts"), [(0.05, True), (0.09, False)])
+def test_drift_is_what_the_settings_call_drift(share: float, drifts: bool) -> None:
+    now = anchored()
+    now.settings = msgspec.structs.replace(now.settings, drift=share)
+    assert ("drifting" in codes(verdicts.of_arm(now, now.arms["Q4_K_M"]))) == drifts
+
+
+def test_drift_while_it_was_measured_again_is_said_to_be_that() -> None:
+    """The advice is then no longer to wait for another measurement."""
+    now = anchored()
+    first = now.arms["Q4_K_M"].attempts[0]
+    again = msgspec.structs.replace(first, number=2)
+    now.arms["Q4_K_M"].attempts.append(again)
+    (one,) = [verdict for verdict in verdicts.of_arm(now, now.arms["Q4_K_M"]) if verdict.code == "drifting"]
+    assert "measured again" in one.sentence and "abba" in one.advice

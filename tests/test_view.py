@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import builders
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from quanttui import events as e
+from quanttui import session
 from quanttui import state as fold
-from quanttui.summary import summarize
+from quanttui.report import text as as_text
+from quanttui.summary import Delta, summarize
 from quanttui.transport import FROZEN, REPLAY, Cursor
-from quanttui.tui import panels, view
+from quanttui.tui import layout, panels, view
+from quanttui.tui.app import snapshot
+from quanttui.tui.glyphs import SETS, Glyphs
 from quanttui.tui.parts import Own, View
+from quanttui.tui.screens.monitor import DRAWN
+from quanttui.tui.widgets import bars, table
 
 CLEAN = builders.Arm("Q8_0")
 SWAPPED = builders.Arm("Q5_K_M", tok_s=3.0, swap=0.021)
@@ -227,25 +238,210 @@ def test_no_foreign_string_of_a_view_can_move_the_terminal() -> None:
     assert any("[bold]" in text for text in said)
 
 
+def test_no_base_of_a_hostile_name_can_move_the_terminal() -> None:
+    """Its name stands in calls, differences and captions; all of it is said on one clean line."""
+    arms = (
+        builders.Arm("F16", id=f"F16{HOSTILE}", chunks=24),
+        builders.Arm("Q2_K", id=f"Q2{HOSTILE}", chunks=24, ppl=9.9, kld=0.3, disturbed=1),
+    )
+    for until in ("full", "decided"):
+        state = builders.state(*arms, settings=builders.settings(until=until, depths=(0, 64)))
+        raw = {arm.name for arm in arms}
+        shown = seen(state, selected=arms[1].name)
+        said = strings(json.loads(msgspec.json.encode(msgspec.structs.replace(shown, selected=""))))
+        assert all(text.isprintable() for text in said if text not in raw)
+        for report in (as_text.report(state), as_text.report(state, ascii=True), as_text.brief(state)):
+            assert all(line.isprintable() and len(line) <= 120 for line in report.splitlines())
+
+
 @pytest.mark.parametrize(
-    ("percent", "error", "expected"),
+    ("percent", "low", "high", "expected"),
     [
-        (1.73, 0.31, "+1.7% ±0.3"),
-        (-0.004, 0.013, "-0.00% ±0.01"),
-        (0.4321, 0.0021, "+0.43% ±0.00"),
-        (12.0, None, "+12.00%"),
-        (250.0, 12.0, "+250% ±12"),
-        (3e7, 1e6, "+3.0e+07%"),
+        (1.73, 1.42, 2.03, "+1.7% ±0.3"),
+        (1.73, 1.42, 2.63, "+1.7% ±0.9"),
+        (-0.004, -0.017, 0.009, "-0.00% ±0.01"),
+        (0.4321, 0.43, 0.4342, "+0.43% ±0.01"),
+        (12.0, None, None, "+12.00% ±?"),
+        (250.0, 238.0, 262.0, "+250% ±12"),
+        (3e7, 2e7, 4e7, "+3.0e+07%"),
     ],
 )
-def test_a_difference_has_the_decimals_that_its_error_has_a_say_in(
-    percent: float, error: float | None, expected: str
+def test_a_difference_has_the_larger_side_of_its_sequence_and_the_decimals_that_it_has_a_say_in(
+    percent: float, low: float | None, high: float | None, expected: str
 ) -> None:
-    from quanttui.summary import Delta
-
+    """What rounds to nothing is not said to be nothing, and what is not known is not left out."""
     one = summarize(builders.state(CLEAN)).arms[0]
-    one = msgspec.structs.replace(one, delta=Delta("F16", percent, error, 8))
+    one = msgspec.structs.replace(one, delta=Delta("F16", percent, 0.001, 8, low, high))
     assert panels.difference(one) == expected
+
+
+# --- deciding sweeps ------------------------------------------------------------------------------------------------
+
+DECIDING = builders.deciding()
+
+
+def cells(shown: View, column: str) -> dict[str, str]:
+    return {row.id: row.cells[column][0] for row in shown.rows}
+
+
+def test_only_the_quant_under_way_looks_like_it() -> None:
+    """The base waits for the others with its chunks half done: begun, not under way, and named so."""
+    state = upto(DECIDING, e.UnitStarted, "Q4_K_M", "perplexity", 2)
+    shown = seen(state)
+    signs = {mark.id: mark.sign for mark in shown.marks}
+    assert [name for name, sign in signs.items() if sign == "▶"] == ["Q4_K_M"]
+    assert signs["F16"] == "◐" and cells(shown, "quant")["F16"] == "◐F16"
+    assert len({SETS["ascii"].text(sign) for sign in "▶◐·✓!✗"}) == 6
+    waiting = seen(upto(DECIDING, e.ArmStarted, "Q4_K_M"))
+    assert cells(waiting, "verdict")["Q4_K_M"] != "begun, waiting"
+
+
+def test_every_error_on_the_screen_says_which_it_is() -> None:
+    shown = seen(upto(DECIDING, e.UnitDone, "Q4_K_M", "perplexity", 8))
+    said = panel_text(shown.panels["perplexity"])
+    assert re.search(r"±[\d.]+ se ", said)
+    assert re.search(r"Δppl \+[\d.]+% ±[\d.]+ \(95 % sequence\) vs F16 .*over this text", said)
+    assert re.search(r"KLD [\d.]+ ±[\d.]+ \(95 %\) .*same top [\d.]+ ±[\d.]+ % se", said)
+    assert re.search(r"gen [\d.]+ ±[\d.]+ \(95 %, 12 reps\)", panel_text(shown.panels["speed"]))
+    assert "±95" in shown.headings["delta"] and "±sd" in shown.headings["gen"]
+
+
+def test_an_interval_that_is_not_known_yet_is_not_left_out() -> None:
+    shown = seen(upto(DECIDING, e.UnitDone, "Q4_K_M", "perplexity", 1))
+    assert "±? (95 % sequence)" in panel_text(shown.panels["perplexity"])
+    assert "±?" in cells(shown, "delta")["Q4_K_M"]
+
+
+def test_calls_are_words_with_the_number_of_chunks() -> None:
+    state = fold.fold(DECIDING)
+    shown = seen(state)
+    assert cells(shown, "call") == {
+        "F16": "base", "Q8_0": "within", "Q4_K_M": "open", "Q3_K_M": "worse", "Q2_K": "worse"
+    }  # fmt: skip
+    assert "±1 %" in shown.headings["call"]
+    chunks = {one.id: one.decision.chunks for one in summarize(state).arms if one.decision}
+    for quant, said in (("Q8_0", "within 1 % of F16"), ("Q3_K_M", "worse than F16")):
+        lines = [words(line) for line in seen(state, selected=quant).verdict]
+        assert any(f"{said} after {chunks[quant]} of 655 chunks" in line for line in lines)
+    assert f"open after {chunks['Q4_K_M']} chunks" in panel_text(shown.panels["perplexity"])
+
+
+def test_a_full_sweep_calls_so_far_and_ends_with_all_chunks() -> None:
+    """Scoring goes on whatever the call: the words must not say that it was decided."""
+    arms = (builders.Arm("F16", chunks=40), builders.Arm("Q2_K", chunks=40, ppl=9.5))
+    events = builders.events(*arms)
+    midway = panel_text(seen(upto(events, e.UnitDone, "Q2_K", "perplexity", 8)).panels["perplexity"])
+    assert "worse so far" in midway and "after" not in midway
+    assert "over texts like it" in midway
+    assert "worse after 40 chunks" in panel_text(seen(fold.fold(events)).panels["perplexity"])
+
+
+def test_the_running_perplexity_is_over_the_same_chunks_in_the_same_order() -> None:
+    """Drawn at random: the x axis counts chunks, and the base's curve is over those of the arm."""
+    state = fold.fold(DECIDING)
+    arm, base = state.arms["Q8_0"], state.arms["F16"]
+    assert list(arm.chunks) != sorted(arm.chunks)
+    ours, ghost = panels.running_perplexity(arm), panels.running_perplexity(base, arm.chunks)
+    assert len(ours.sums) == len(ghost.sums) == len(arm.chunks)
+    for place in (0, 7, len(arm.chunks) - 1):
+        drawn = list(arm.chunks)[: place + 1]
+        for series, one in ((ours, arm), (ghost, base)):
+            found = one.perplexity(drawn)
+            assert found is not None and series.sums[place] == pytest.approx(found[0])
+
+
+def test_the_chart_of_a_deciding_sweep_ends_with_what_was_drawn() -> None:
+    state = fold.fold(DECIDING)
+    trace = panels.charts(state, summarize(state), 60).perplexity
+    assert trace is not None
+    reach = len(state.arms["F16"].chunks)
+    assert reach <= len(trace.values) * trace.width < 2 * reach + trace.width
+
+
+def test_depths_and_disturbed_repetitions_are_told() -> None:
+    lines = [words(line) for line in seen(fold.fold(DECIDING), selected="Q4_K_M").verdict]
+    assert any(re.search(r"at depth 4096: prompt 14\d ±[\d.]+, gen 16.\d ±[\d.]+ tok/s", line) for line in lines)
+    assert any("2 repetitions done again: a key was answered" in line for line in lines)
+
+
+def test_what_is_left_is_a_bound_while_arms_are_undecided() -> None:
+    assert seen(fold.fold(DECIDING)).left.startswith("≤")
+    assert "≤" not in seen(builders.state(CLEAN, QUICK, TO_COME, closed=None)).left
+
+
+def test_speeds_within_the_floor_are_the_same() -> None:
+    """The anchor differs from itself by as much."""
+    assert panels.against(24.9, 25.0, "Q4_K_M", 0.01) == "same as Q4_K_M"
+    assert panels.against(24.9, 25.0, "Q4_K_M", 0.001) == "-0.100 vs Q4_K_M"
+    assert panels.against(24.9, 25.0, "Q4_K_M", None) == "-0.100 vs Q4_K_M"
+
+
+ANCHORED = builders.deciding(levels=(16,), anchored=True)
+
+
+def test_rounds_of_the_anchor_have_a_name_in_steps_and_lane() -> None:
+    shown = seen(upto(ANCHORED, e.UnitStarted, "Q2_K", "anchor", 8))
+    assert shown.steps[0].phase == "anchor" and shown.phase_left.startswith("anchor")
+    assert "anchor round 3" in panel_text(shown.panels["speed"])
+    assert "anchor" in {stretch.phase for stretch in shown.lane}
+    assert "A" in "".join(text for text, _ in bars.lane(shown, 200, 1, SETS["braille"])[0])
+
+
+def test_a_drifting_quant_is_doubted_wherever_it_is_named() -> None:
+    shown = seen(fold.fold(ANCHORED))
+    assert "[!] drifting +8%" in cells(shown, "verdict")["Q4_K_M"]
+    assert "drifting" not in cells(shown, "verdict")["Q8_0"]
+
+
+def test_thousands_of_turns_make_no_more_stretches_than_a_screen_has_columns() -> None:
+    """And neither their time nor their phases are lost."""
+    state = builders.state(CLEAN, QUICK, closed=None)
+    begin = state.t
+    for turn in range(5000):
+        phase = "prompt" if turn < 2500 else "decode"
+        at = begin + 0.3 * turn
+        state.spans.append(fold.Span(("Q8_0", "Q4_K_M")[turn % 2], phase, at, end=at + 0.3))
+    state.t = begin + 1500
+    lane = seen(state).lane
+    assert len(lane) <= 2 * view.LANE
+    assert all(a.end <= b.start + 1e-9 for a, b in pairwise(lane))
+    late = [one for one in lane if one.end > begin + 10]
+    assert {one.phase for one in late} == {"prompt", "decode"}
+    drawn = sum(one.end - one.start for one in lane if one.end > begin)
+    assert drawn == pytest.approx(1500, rel=0.02)
+
+
+@pytest.mark.parametrize("size", ["40x10", "80x24", "120x40", "200x50"])
+def test_the_screen_of_a_deciding_sweep_is_the_expected_one(tmp_path: Path, size: str) -> None:
+    """The files in tests/snapshots are written anew with QUANTTUI_TEST_REGENERATE=1, to be read before kept."""
+    (tmp_path / session.EVENTS).write_bytes(b"".join(map(e.encode, DECIDING)))
+    columns, rows = map(int, size.split("x"))
+    _, text, _ = snapshot(tmp_path, f"{DECIDING[-1].t - 9:.3f}s", (columns, rows), glyphs="braille")
+    assert all(cell_len(line) <= columns for line in text.splitlines()) and len(text.splitlines()) == rows
+    path = Path(__file__).parent / "snapshots" / f"deciding-{size}-braille.txt"
+    if os.environ.get("QUANTTUI_TEST_REGENERATE"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("used", SETS.values(), ids=str)
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (80, 24), (100, 34), (120, 40), (200, 50)])
+def test_nothing_is_wider_than_its_box(width: int, height: int, used: Glyphs) -> None:
+    for events in (DECIDING, ANCHORED):
+        shown = seen(fold.fold(events))
+        for name, place in layout.places(width, height, shown.total).items():
+            for line in DRAWN[name](shown, place.width, place.height, used):
+                assert cell_len("".join(text for text, _ in line)) <= place.width
+
+
+def test_columns_of_quality_are_there_where_there_is_something_in_them() -> None:
+    assert not {"call", "kld", "top"} & set(seen(builders.state(CLEAN)).headings)
+    full = seen(builders.state(CLEAN, QUICK)).headings
+    assert "call" in full and not {"kld", "top"} & set(full)
+    deciding = seen(fold.fold(DECIDING))
+    for width in (76, 78, 116):
+        keys, _, _ = table.fitted(deciding, width, SETS["braille"])
+        assert {"quant", "gen", "ppl", "delta", "call", "kld", "verdict"} <= set(keys)
 
 
 def test_a_view_is_json() -> None:

@@ -17,7 +17,7 @@ from quanttui import paths
 from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.series import Series
-from quanttui.tui import glyphs, keys, layout, pace, theming, trace
+from quanttui.tui import glyphs, keys, layout, theming, trace
 from quanttui.tui.glyphs import SETS
 from quanttui.tui.parts import Line, Row, Share
 from quanttui.tui.terminal import Outlet
@@ -241,7 +241,7 @@ def test_the_selected_row_is_always_in_sight(count: int, chosen: int, height: in
         assert first <= chosen < last
 
 
-# --- glyphs, keys, layout, pace, outlet -----------------------------------------------------------------------------
+# --- glyphs, keys, layout, outlet --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_all_sets_are_of_one_shape() -> None:
 
 def test_ascii_has_a_sign_for_every_sign_of_the_screen() -> None:
     """A question mark would be a sign that was forgotten."""
-    signs = "✓✗▶●·…±Δ→←×≥≤–−█▌░▒▓─│╭╮╰╯╟╢╫"
+    signs = "✓✗▶◐●·…±Δ→←×≥≤–−█▌░▒▓─│╭╮╰╯╟╢╫"
     assert SETS["ascii"].text(signs).isascii() and "?" not in SETS["ascii"].text(signs)
 
 
@@ -302,23 +302,6 @@ def test_places_fill_the_screen_and_never_overlap(width: int, height: int, quant
         assert cells and not cells & taken
         taken |= cells
     assert taken == {(x, y) for x in range(width) for y in range(height)}
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 2), st.booleans()), min_size=1, max_size=200))
-def test_painting_keeps_to_its_rates(frames: list[tuple[float, bool]]) -> None:
-    """Whole frames at most as often as the rates say, save the one that ends the quiet; and never too long without."""
-    now, whole, was_quiet = 0.0, -10.0, False
-    kept = pace.Pace()
-    for passed, quiet in frames:
-        now += passed
-        rates = pace.rates(quiet, False, True)
-        due = kept.due(now, rates)
-        if due == "whole":
-            assert now - whole >= rates.whole - 2 * pace.SLACK or (was_quiet and not quiet)
-            whole = now
-        assert now - whole <= max(rates.whole, passed) + 2
-        assert due != "numbers" or not quiet
-        was_quiet = quiet
 
 
 class Stuck:

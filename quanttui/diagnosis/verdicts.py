@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from quanttui.diagnosis import windows
+from quanttui.diagnosis import drift, windows
 from quanttui.diagnosis.windows import Bounds, Reread, Window
 from quanttui.format import clean, percent, significant, size
 from quanttui.state import Arm, Attempt, State
@@ -33,6 +33,7 @@ CODES = (
     "throttled",
     "cpu-contention",
     "memory-bus-contention",
+    "drifting",
     "compute-bound",
     "bandwidth-wall",
     "cache-resident",
@@ -108,7 +109,7 @@ def of_arm(state: State, arm: Arm, limits: Thresholds = DEFAULTS) -> tuple[Verdi
         attempt = attempt or windows.under_way(state, arm, kind)
         if attempt is not None:
             found += _phase(state, arm, attempt, kind, limits)
-    return ranked(found)
+    return ranked([*found, *_drifting(state, arm)])
 
 
 def live(state: State, limits: Thresholds = DEFAULTS) -> tuple[Verdict, ...]:
@@ -261,6 +262,39 @@ def _out_of_memory(state: State, arm: Arm) -> list[Verdict]:
             sentence=f"It ran out of memory{place}: weights of {size(needed)} against {size(limit)} of memory.",
             advice="Take a smaller quant or a shorter context, or free memory and run it again.",
             evidence=evidence,
+        )
+    ]
+
+
+def _drifting(state: State, arm: Arm) -> list[Verdict]:
+    """The machine changed between the anchor's rounds before and after the arm's decode."""
+    change, attempt = drift.of(state, arm), windows.latest(arm, "decode")
+    anchor, around = drift.anchor(state), drift.bracket(state, arm)
+    if change is None or attempt is None or anchor is None or around is None:
+        return []
+    before, after = around
+    how = "changed by" if drift.drifted(state, before, after) else "was off its usual speed by"
+    name = clean(anchor.id, 40)
+    again = attempt.number > 1
+    return [
+        Verdict(
+            code="drifting",
+            phase="decode",
+            kind="caution",
+            words=f"drifting {100 * change:+.0f}%",
+            sentence=f"{name}, the anchor, {how} {100 * change:+.1f} % while this was "
+            f"{'measured again' if again else 'measured'}: its speed is not comparable with the others'.",
+            advice="Let the machine cool down and hold its clock, or take turns: --schedule abba."
+            if again
+            else "It is measured once more when the others are done; a sweep that was ended before: --resume.",
+            evidence={
+                "anchor": name,
+                "anchor's tok/s before": before.tok_s,
+                "anchor's tok/s after": after.tok_s,
+                "change, %": 100 * change,
+                "change that counts as drift, %": 100 * state.settings.drift,
+                "seconds between the two rounds": after.start - before.end,
+            },
         )
     ]
 

@@ -15,7 +15,7 @@ from quanttui.diagnosis import roofline
 from quanttui.events import Ceiling, Settings, Unit
 from quanttui.state import Arm, Attempt, Repetition, Running, State
 
-TOLD = 0.2
+TOLD = 1.0
 """Seconds of tokens that an engine may hold back before it tells of them: samples run ahead of tokens by so much."""
 
 COLD_FAULTS = 1

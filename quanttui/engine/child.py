@@ -2,7 +2,8 @@
 
 fd 1 and 2 are the stderr file of the session from the start, so that nothing llama.cpp prints reaches a terminal. A
 thread sleeps on stdin: a Stop raises the abort flag, and the end of stdin ends the process at once, be it amid a
-decode: whoever asked is gone. No other Python thread runs during timed units.
+decode: whoever asked is gone. No other Python thread runs during timed units, except that chunks may be scored while
+the next are decoded, by cores that the decoding leaves idle.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -28,9 +29,11 @@ from quanttui.format import clean
 
 if TYPE_CHECKING:
     from quanttui.engine import llama
+    from quanttui.measure.base import Slots
+    from quanttui.measure.perplexity import Judge, Workers
     from quanttui.measure.speed import Series, TokenArray
 
-TELL_NS = 100_000_000
+PROGRESS_NS = 100_000_000
 """Progress is told about this often, in nanoseconds."""
 
 
@@ -106,6 +109,8 @@ class Engine:
         self._made_for: tuple[str, int, int] | None = None
         self._series: Series | None = None
         self._text: tuple[str, TokenArray] | None = None
+        self._workers: Workers | None = None
+        self._slots: Slots | None = None
 
     def meet(self, request: protocol.Request) -> None:
         """Do what is asked, telling events as they come.
@@ -120,7 +125,9 @@ class Engine:
         elif isinstance(request, protocol.Load):
             self._load(request)
         elif isinstance(request, protocol.Speed):
-            self._speed(request.unit)
+            self._tell_all(self._opened(request.unit).repetition(request.unit))
+        elif isinstance(request, protocol.Warm):
+            self._opened(request.unit)
         elif isinstance(request, protocol.Tokenize):
             self._count(request)
         elif isinstance(request, protocol.Score):
@@ -143,7 +150,7 @@ class Engine:
 
         def told(fraction: float) -> None:
             now = time.monotonic_ns()
-            if now - last[0] >= TELL_NS:
+            if now - last[0] >= PROGRESS_NS:
                 last[0] = now
                 self._tell(e.PhaseProgress(arm=arm, phase=phase, fraction=min(1.0, max(0.0, fraction))))
 
@@ -151,6 +158,7 @@ class Engine:
 
     def _load(self, request: protocol.Load) -> None:
         self._forget()
+        self._let_go_of_slots()
         if self._model is not None:
             self._model.close()
             self._model, self._text = None, None
@@ -181,6 +189,8 @@ class Engine:
 
     def _forget(self) -> None:
         self._series, self._made_for = None, None
+        if self._workers is not None:
+            self._workers.forget()
         if self._context is not None:
             self._context.close()
             self._context = None
@@ -199,6 +209,7 @@ class Engine:
                 n_batch=context.n_batch,
                 n_ubatch=context.n_ubatch,
                 n_seq=n_seq,
+                kv=self._settings.kv,
                 flash_attn=context.flash_attn,
                 kv_bytes=context.kv_bytes,
                 compute_bytes=context.compute_bytes,
@@ -206,18 +217,19 @@ class Engine:
         )
         return context
 
-    def _speed(self, unit: e.Unit) -> None:
-        from quanttui.measure.speed import Series
+    def _opened(self, unit: e.Unit) -> Series:
+        """The series that a speed unit belongs to, warmed up. An anchor's is a decode's, and may go on with one."""
+        from quanttui.measure.speed import TELL_NS, TELL_QUIET_NS, Series
 
-        settings, test = self._settings, (unit.kind, unit.tokens, unit.depth)
-        series = self._series
-        if series is None or self._made_for != test:
+        settings, test = self._settings, ("prompt" if unit.kind == "prompt" else "decode", unit.tokens, unit.depth)
+        if self._series is None or self._made_for != test:
             context = self._make_context(test, unit.tokens + unit.depth, 1)
             vocabulary = self._loaded().vocabulary
-            series = Series(context, vocabulary, settings.batch, settings.seed, self._clock, self._meter)
+            tell_ns = TELL_NS if self._spare() else TELL_QUIET_NS
+            series = Series(context, vocabulary, settings.batch, settings.seed, self._clock, self._meter, tell_ns)
             self._tell_all(series.warm(unit))
             self._series = series
-        self._tell_all(series.repetition(unit))
+        return self._series
 
     def _tokens(self, text: str) -> TokenArray:
         model = self._loaded()
@@ -244,19 +256,74 @@ class Engine:
         tokens = self._tokens(request.text)
         group = perplexity.group(settings.context, settings.batch)
         test = ("perplexity", settings.context, group)
-        context = self._context
-        if context is None or self._made_for != test:
-            context = self._make_context(test, group * settings.context, group)
-        frame = perplexity.Frame(
-            context=settings.context, batch=settings.batch, bos=model.vocabulary.bos, threads=settings.threads
-        )
-        raw = perplexity.Raw(Path(request.raw), request.file)
-        try:
-            for unit in request.units:
-                chunks = request.chunks
-                self._tell_all(perplexity.score(context, frame, tokens, unit, chunks, raw, self._clock, self._meter))
-        finally:
-            raw.close()
+        with ExitStack() as held:
+            judge = self._judge(request.base, tokens, held)
+            context = self._context
+            if context is None or self._made_for != test:
+                context = self._make_context(test, group * settings.context, group)
+            workers, ahead = self._scoring()
+            scorer = perplexity.Scorer(
+                context=context,
+                frame=perplexity.Frame(context=settings.context, batch=settings.batch, bos=model.vocabulary.bos),
+                tokens=tokens,
+                chunks=request.chunks,
+                raw=held.enter_context(closing(perplexity.Raw(Path(request.raw), request.file))),
+                clock=self._clock,
+                meter=self._meter,
+                workers=workers,
+                judge=judge,
+                ahead=ahead and len(request.units) > 1,
+            )
+            self._tell_all(scorer.score(request.units))
+
+    def _spare(self) -> bool:
+        """Whether decoding leaves cores idle."""
+        from quanttui.probes import host
+
+        return self._settings.threads < host.cores() or self._loaded().gpu_layers > 0
+
+    def _scoring(self) -> tuple[Workers, bool]:
+        """The threads that score, and whether they do while the next unit is decoded: that pays where the decoding
+        leaves cores idle, by its settings or because a GPU does it."""
+        from quanttui.measure.perplexity import Workers
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ahead = self._spare()
+        threads = max(1, cores - self._settings.threads) if ahead else cores
+        if self._workers is None or self._workers.threads != threads:
+            if self._workers is not None:
+                self._workers.close()
+            self._workers = Workers(threads)
+        return self._workers, ahead
+
+    def _judge(self, base: protocol.Base | None, tokens: TokenArray, held: ExitStack) -> Judge:
+        """What becomes of the logits besides an nll; `held` closes its files."""
+        from quanttui.measure import base as bases
+        from quanttui.measure.perplexity import Alone, Raw
+
+        if base is None:
+            return Alone()
+        file = self._base_file(base, tokens) if base.logits and base.slots else None
+        if file is not None and base.write:
+            return bases.Writing(file, base.slots)
+        exact = bases.Exact(base.arm or base.name, Path(base.raw), base.known) if base.raw else None
+        sums = held.enter_context(closing(Raw(Path(base.sums), base.file))) if base.sums and file else None
+        return bases.Comparing(base.name, exact, file, base.slots, sums)
+
+    def _base_file(self, base: protocol.Base, tokens: TokenArray) -> Slots:
+        """The file of base logits, opened and checked when it is first asked for."""
+        from quanttui.measure.base import Asked, Slots
+
+        asked = Asked(Path(base.logits), base.places, base.ring, base.write)
+        if self._slots is None or self._slots.asked != asked:
+            self._let_go_of_slots()
+            self._slots = Slots(asked, self._settings.context, self._loaded().vocabulary.size, tokens)
+        return self._slots
+
+    def _let_go_of_slots(self) -> None:
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
 
     def _quantize(self, request: protocol.Quantize) -> None:
         self._llama.quantize(

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,7 @@ class Model:
         if not handle:
             raise LlamaError(f"{clean(file)}: {log.reason('llama.cpp cannot load it')}", log.outcome("refused"))
         self.handle = handle
+        self._abort = abort  # llama.cpp keeps pointers into it
         self.vocab = lib.llama_model_get_vocab(handle)
         self.layers = int(lib.llama_model_n_layer(handle)) + 1
         match = log.find(_OFFLOADED)
@@ -383,6 +385,7 @@ class Context:
     def __init__(self, model: Model, settings: Settings, n_ctx: int, n_seq: int, abort: AbortFlag):
         self.n_seq = n_seq
         self._model = model
+        self._abort = abort
         log = model.log
         log.mark()
         kv = _choice(KV_TYPES, settings.kv, "KV type")
@@ -421,6 +424,7 @@ class Context:
         self._one = (ctypes.c_int32 * 1)()
         self._step = lib.llama_batch_get_one(self._one, 1)
         self._batch = _Batch(self.n_batch)
+        self._places = _taken_up(n_seq, 0, 1)
         self._decode, self._synchronize = lib.llama_decode, lib.llama_synchronize
 
     def clear(self) -> None:
@@ -458,20 +462,34 @@ class Context:
         self._synchronize(self.handle)
 
     def decode(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> None:
-        """Submit tokens[sequence, k] at positions `position` + k, with logits where outputs[k], and wait."""
+        """Submit tokens[sequence, k] at positions `position` + k, with logits where outputs[k], and wait.
+
+        They are submitted in the order in which llama.cpp takes them up. Into any other it would move the logits
+        afterwards, on one thread: a third again of what scoring them takes.
+        """
         (sequences, width), count, batch = tokens.shape, tokens.size, self._batch
-        batch.tokens[:count] = tokens.reshape(-1)
-        batch.positions[:count] = np.tile(np.arange(position, position + width), sequences)
-        batch.sequences[:count] = np.repeat(np.arange(sequences), width)
-        batch.outputs[:count] = np.tile(outputs, sequences)
+        places = self._places = _taken_up(sequences, width, self._stretch(sequences))
+        batch.tokens[places] = tokens
+        batch.positions[places] = np.arange(position, position + width)
+        batch.sequences[places] = np.arange(sequences)[:, None]
+        batch.outputs[places] = outputs
         self._check(self._decode(self.handle, batch.first(count)))
         self._synchronize(self.handle)
 
-    def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
-        """A view of the logits of `rows` tokens from the index-th submitted one on, float32 [rows, vocabulary].
+    def _stretch(self, sequences: int) -> int:
+        """How many tokens of a sequence llama.cpp takes up before it turns to the next: n_ubatch holds all of them."""
+        return max(1, self.n_ubatch // sequences)
 
-        They are next to each other when logits were asked for all of these tokens.
+    def logits(self, sequence: int, start: int, stop: int) -> list[npt.NDArray[np.float32]]:
+        """Views of the logits of the submitted tokens [sequence, start … stop - 1], of all of which they were asked.
+
+        In order, float32 [some, vocabulary] each: tokens of one stretch lie next to each other.
         """
+        stretch = self._stretch(len(self._places))
+        cuts = [start, *range(start - start % stretch + stretch, stop, stretch), stop]
+        return [self._logits(int(self._places[sequence, low]), high - low) for low, high in pairwise(cuts)]
+
+    def _logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
         pointer = lib.llama_get_logits_ith(self.handle, index)
         if not pointer:
             raise LlamaError(f"llama.cpp gives no logits for token {index}", "failed")
@@ -488,6 +506,15 @@ class Context:
         """Free it."""
         lib.llama_free(self.handle)
         self._threads.close()
+
+
+def _taken_up(sequences: int, width: int, stretch: int) -> npt.NDArray[np.intp]:
+    """Of tokens [sequence, k] the place at which each is taken up, where that goes by stretches of each sequence."""
+    at = np.arange(width)
+    begin = at - at % stretch
+    length = np.minimum(stretch, width - begin)
+    places: npt.NDArray[np.intp] = begin * sequences + np.arange(sequences)[:, None] * length + at - begin
+    return places
 
 
 def _flash_attn(log: Log, asked: str) -> bool | None:

@@ -50,6 +50,12 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True, tag="speed"):
     unit: events.Unit
 
 
+class Warm(msgspec.Struct, frozen=True, kw_only=True, tag="warm"):
+    """What opens the series of a speed unit, ahead of its first repetition. Answered by ContextMade, PhaseProgress."""
+
+    unit: events.Unit
+
+
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
     """How many chunks of `context` tokens the file `text` makes. Answered by Counted."""
 
@@ -61,12 +67,14 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True, tag="tokenize"):
 class Base(msgspec.Struct, frozen=True, kw_only=True):
     """What an arm is held against while it is scored, or, with `write`, what it leaves for the others.
 
-    name: the base arm's, or the file's.
+    name: the base arm's, or the file's, of whose logits the rows are.
     logits: the base-logits file (measure.divergence); "" where there is none. Where it is written it is made for the
         chunks `places` of the text, in that order, or its `.part` gone on with; where it is read, its tokens must be
         those of `places`, or of the text's beginning where that is empty.
     slots: of chunks of the text their place in that file; a chunk without one is not compared by it.
-    raw: the base arm's file of per-token nll, "" where there is none; `known` are the chunks that it has.
+    ring: the file has this many slots that are used again and again, by an engine that decodes the base beside this
+        one: it is never finished, and its tokens mean nothing.
+    raw: the base arm's file of per-token nll, "" where there is none; `known` are the chunks that it has, `arm` its id.
     sums: where the tokens' values against the rows go, which the events call `file`.
     """
 
@@ -74,9 +82,11 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     logits: str = ""
     places: tuple[int, ...] = ()
     slots: dict[int, int] = {}
+    ring: int = 0
     write: bool = False
     raw: str = ""
     known: tuple[int, ...] = ()
+    arm: str = ""
     sums: str = ""
     file: str = ""
 
@@ -130,7 +140,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
-    Hello, Describe, Load, Speed, Tokenize, Score, Quantize, Bandwidth, Stop
+    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Quantize, Bandwidth, Stop
 ]
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -17,20 +19,33 @@ import numpy as np
 from quanttui import __version__
 from quanttui import events as e
 from quanttui.engine import protocol
-from quanttui.engine.process import EngineFailure, Interrupted
+from quanttui.engine.process import EngineFailure, Interrupted, Refused
+from quanttui.errors import UserError
+from quanttui.measure.base import Asked, Comparing, Exact, Slots
+from quanttui.measure.perplexity import Raw, Rows
+
+TEXT_NLL = 2.0
+"""How hard the text is, in nats per token."""
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
     """How one arm behaves: tok/s of prompt and decode, nats per token and their spread, what is wrong with it.
 
+    How hard a token is comes from the text, the same for every arm: TEXT_NLL nats in the mean, with the standard
+    deviation `spread`. An arm adds what its `nll` is above that, and in each chunk a deviation of its own, of which
+    `noise` is the standard deviation, in nats per token. `kld` is its mean KL divergence from the base, in nats. Its
+    rows of logits are `vocabulary` wide, and all tokens of its text are 0.
     `fails` maps a unit's id, or load / quantize / bandwidth, to the failure that comes instead of an answer.
     `holds` names a unit id at which it waits to be interrupted.
     """
 
     prompt: float = 500.0
     decode: float = 20.0
-    nll: float = 2.0
+    nll: float = TEXT_NLL
     spread: float = 2.3
+    noise: float = 0.005
+    kld: float = 0.02
+    vocabulary: int = 64
     chunks: int = 8
     gb_s: float | None = 30.0
     load_s: float = 0.5
@@ -92,8 +107,13 @@ class Engine:
             yield protocol.Counted(chunks=chunks, tokens=chunks * request.context)
         elif isinstance(request, protocol.Speed):
             yield from self._speed(request.unit)
+        elif isinstance(request, protocol.Warm):
+            yield e.PhaseProgress(arm=request.unit.arm, phase="warm", fraction=1.0)
         elif isinstance(request, protocol.Score):
-            yield from self._score(request)
+            try:
+                yield from self._score(request)
+            except UserError as error:
+                raise Refused("refused", str(error)) from None
 
     def interrupt(self) -> None:
         """Like engine.process.Engine.interrupt."""
@@ -149,12 +169,12 @@ class Engine:
     def _speed(self, unit: e.Unit) -> Iterator[protocol.Answer]:
         script = self._script(unit.arm)
         self._fail(script, unit.id)
-        rate = script.decode if unit.kind == "decode" else script.prompt
+        rate = script.prompt if unit.kind == "prompt" else script.decode
         each = round(1e9 / rate)
         at = self._at()
         yield e.UnitStarted(unit=unit, at=at)
         self._clock.pass_(unit.tokens * each / 1e9)
-        if unit.kind == "decode":
+        if unit.kind != "prompt":
             yield e.Tokens(unit=unit, first=0, ns=(each,) * unit.tokens)
         yield self._done(unit, at, unit.tokens, unit.tokens * each, script)
 
@@ -171,28 +191,83 @@ class Engine:
         return e.UnitDone(unit=unit, at=at, tokens=tokens, ns=ns, counters=counters)
 
     def _score(self, request: protocol.Score) -> Iterator[protocol.Answer]:
-        """Chunks whose nll depend on arm and chunk alone, so that any order of units gives the same."""
-        unit, script = request.units[0], self._script(request.units[0].arm)
+        """Chunks whose values depend on arm and chunk alone, so that any order of units gives the same."""
+        with ExitStack() as held:
+            raw = held.enter_context(closing(Raw(Path(request.raw), request.file)))
+            base = _Base(request.base, self._script(self._arm).vocabulary, self._settings.context, request.chunks, held)
+            for unit in request.units:
+                yield from self._unit(unit, request.chunks, raw, base)
+
+    def _unit(self, unit: e.Unit, chunks: int, raw: Raw, base: _Base) -> Iterator[protocol.Answer]:
+        script = self._script(unit.arm)
         self._fail(script, unit.id)
-        scored, at = self._settings.context // 2 - 1, self._at()
-        each = round(self._settings.context * 1e9 / script.prompt)
+        context, at = self._settings.context, self._at()
+        each = round(context * 1e9 / script.prompt)
         yield e.UnitStarted(unit=unit, at=at)
-        for chunk in range(unit.index, unit.index + unit.count):
-            rows = np.abs(np.random.default_rng(chunk).normal(0.0, script.spread, scored)) * script.nll
-            with open(request.raw, "r+b" if Path(request.raw).exists() else "w+b") as file:
-                file.seek(chunk * scored * 8)
-                file.write(rows.astype("<f8").tobytes())
+        for chunk in unit.places:
+            nll = _nll(script, unit.arm, chunk, context - 1 - context // 2)
+            offset = raw.put(chunk, nll)
+            against, diverged = base.told(script, self._script(base.arm), unit.arm, chunk, nll)
             self._clock.pass_(each / 1e9)
             yield e.Perplexity(
                 unit=unit,
                 chunk=chunk,
-                chunks=request.chunks,
-                scored=scored,
-                nll=math.fsum(rows),
-                nll2=math.fsum(rows * rows),
+                chunks=chunks,
+                scored=len(nll),
+                nll=float(nll.sum()),
+                nll2=float((nll * nll).sum()),
                 at=at,
                 ns=each,
-                file=request.file,
-                offset=chunk * scored * 8,
+                file=raw.name,
+                offset=offset,
+                against=against,
+                diverged=diverged,
             )
-        yield self._done(unit, at, unit.count * self._settings.context, unit.count * each, script)
+        yield self._done(unit, at, unit.count * context, unit.count * each, script)
+
+
+class _Base:
+    """What is done about the base: its files are written and read as by the real engine, figures come from scripts."""
+
+    def __init__(
+        self, base: protocol.Base | None, vocabulary: int, context: int, chunks: int, held: ExitStack
+    ) -> None:
+        asked = base or protocol.Base(name="")
+        self.arm = asked.arm or asked.name
+        self._slots, self._write, self._context, self._vocabulary = asked.slots, asked.write, context, vocabulary
+        self._file: Slots | None = None
+        if asked.logits and asked.slots:
+            which = Asked(Path(asked.logits), asked.places, asked.ring, asked.write)
+            self._file = Slots(which, context, vocabulary, np.zeros(chunks * context, np.int32))
+            held.callback(self._file.close)
+        exact = Exact(self.arm, Path(asked.raw), asked.known) if asked.raw else None
+        sums = held.enter_context(closing(Raw(Path(asked.sums), asked.file))) if asked.sums and self._file else None
+        self._comparing = Comparing(asked.name, exact, None if asked.write else self._file, asked.slots, sums)
+
+    def told(
+        self, script: Script, theirs: Script, arm: str, chunk: int, nll: Rows
+    ) -> tuple[e.Against | None, e.Diverged | None]:
+        """What the event says of a chunk, once its rows are written or read."""
+        slot = self._slots.get(chunk)
+        if self._file is not None and slot is not None and self._write:
+            self._file.put(slot, _random("", chunk).normal(size=(len(nll), self._vocabulary)).astype(np.float32), 0)
+            self._file.done(slot)
+        elif self._file is not None and slot is not None:
+            self._file.codes(slot, 0, len(nll))
+        base = _nll(theirs, self.arm, chunk, len(nll))
+        random = _random(arm, chunk, 1)
+        kld = random.gamma(0.5, 2 * script.kld, len(nll)) if script.kld else np.zeros(len(nll))
+        p_diff = random.normal(-script.kld, math.sqrt(script.kld) / 4, len(nll))
+        same_top = random.random(len(nll)) >= min(1.0, script.kld)
+        return self._comparing.told(chunk, np.stack([nll, base, kld, p_diff, same_top.astype(np.float64)]))
+
+
+def _nll(script: Script, arm: str, chunk: int, scored: int) -> Rows:
+    """The text's own difficulty, the same for all arms, and what the arm adds to it."""
+    hard = (TEXT_NLL / script.spread) ** 2
+    text = np.random.default_rng(chunk).gamma(hard, TEXT_NLL / hard, scored)
+    return text + (script.nll - TEXT_NLL) + _random(arm, chunk).normal() * script.noise
+
+
+def _random(arm: str, chunk: int, kind: int = 0) -> np.random.Generator:
+    return np.random.default_rng((zlib.crc32(arm.encode()), chunk, kind))

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.measure import perplexity
+from quanttui.measure.perplexity import room
 from quanttui.measure.speed import TokenArray
 from quanttui.stats.divergence import Rows
 
@@ -68,8 +69,7 @@ def _scored(context: int) -> int:
 
 def blocks(rows: int, vocabulary: int) -> Iterator[slice]:
     """Rows of logits, cut so that a block has at most BLOCK of them, or one row."""
-    step = max(1, BLOCK // vocabulary)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    return perplexity.blocks(rows, vocabulary, BLOCK)
 
 
 def encode(logits: Logits) -> Codes:
@@ -82,9 +82,9 @@ def encode(logits: Logits) -> Codes:
     with np.errstate(invalid="ignore"):
         peak = logits.max(axis=1, keepdims=True)
         low = np.maximum(logits.min(axis=1, keepdims=True), peak - np.float32(DEPTH))
-        work = logits - peak
+        work = np.subtract(logits, peak, out=room.floats("work", logits.shape))
         np.exp(work, out=work)
-        log_sum = np.log(work.sum(axis=1, dtype=np.float64, keepdims=True)).astype(np.float32)
+        log_sum = np.log(perplexity.sums(work)).astype(np.float32)[:, None]
         scale = (peak - low) / np.float32(_TOP)
         steps = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
         np.maximum(logits, low, out=work)
@@ -101,10 +101,11 @@ def heads(codes: Codes) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(codes[:, :_HEAD]).view("<f4")
 
 
-def log_probs(codes: Codes, vocabulary: int) -> Logits:
-    """The log-probabilities that rows stand for, float32 [n, vocabulary]."""
+def log_probs(codes: Codes, vocabulary: int, out: Logits | None = None) -> Logits:
+    """The log-probabilities that rows stand for, float32 [n, vocabulary], put into `out` where that is given."""
     head = heads(codes)
-    values = codes[:, _HEAD : _HEAD + vocabulary].astype(np.float32)
+    values = np.empty((len(codes), vocabulary), np.float32) if out is None else out
+    values[:] = codes[:, _HEAD : _HEAD + vocabulary]
     values *= head[:, :1]
     values += head[:, 1:]
     return values
@@ -135,7 +136,7 @@ def _diverge(base: Codes, logits: Logits, targets: npt.NDArray[np.integer], rows
     peak, target = logits[each, top], logits[each, targets]
     log_sum = (nll + (target - peak)).astype(np.float32)
     normalizer = peak + log_sum
-    log_base = log_probs(base, logits.shape[1])
+    log_base = log_probs(base, logits.shape[1], room.floats("base", logits.shape))
     target_base = log_base[each, targets]
     rows.nll[block] = nll
     rows.nll_base[block] = -target_base
@@ -147,16 +148,16 @@ def _diverge(base: Codes, logits: Logits, targets: npt.NDArray[np.integer], rows
 def _kld(log_base: Logits, logits: Logits, normalizer: Logits) -> npt.NDArray[np.float64]:
     """Σ p_base * (log p_base - log p) of each row, over what the base holds for likelier than exp(-16)."""
     counted = log_base > -DEPTH
-    weights = np.exp(log_base)
+    weights = np.exp(log_base, out=room.floats("work", log_base.shape))
     weights *= counted
     terms = np.subtract(log_base, logits, out=log_base)
     terms += normalizer[:, None]
     with np.errstate(invalid="ignore"):
         terms *= weights
-        result: npt.NDArray[np.float64] = terms.sum(axis=1, dtype=np.float64)
+        result = perplexity.sums(terms)
     if np.isnan(result).any():  # a logit of -inf that does not count: an infinite term times 0. Ten times slower.
         terms[~counted] = 0
-        result = terms.sum(axis=1, dtype=np.float64)
+        result = perplexity.sums(terms)
     return result
 
 
@@ -223,6 +224,22 @@ class BaseFile:
         Raises:
             UserError: the file is for another n_ctx, another vocabulary or other tokens.
         """
+        self.suits(context, vocabulary)
+        chunks = min(self.chunks, len(tokens) // context)
+        ours = tokens[: chunks * context].astype("<i4")
+        if self._get(_HEADER.size, ours.nbytes) != ours.tobytes():
+            raise UserError(
+                f"{clean(str(self.path))}: was made from other tokens: give the text that it was made from (--text), "
+                "or make it anew"
+            )
+        return chunks
+
+    def suits(self, context: int, vocabulary: int) -> None:
+        """Refuse the file for another model's logits.
+
+        Raises:
+            UserError: the file is for another n_ctx or another vocabulary.
+        """
         name = clean(str(self.path))
         if self.vocabulary != vocabulary:
             raise UserError(
@@ -234,13 +251,6 @@ class BaseFile:
                 f"{name}: was made with a context of {self.context} and not {context}: "
                 f"measure with --context {self.context}, or make it anew"
             )
-        chunks = min(self.chunks, len(tokens) // context)
-        ours = tokens[: chunks * context].astype("<i4")
-        if self._get(_HEADER.size, ours.nbytes) != ours.tobytes():
-            raise UserError(
-                f"{name}: was made from other tokens: give the text that it was made from (--text), or make it anew"
-            )
-        return chunks
 
     def put(self, chunk: int, logits: Logits, first: int = 0) -> None:
         """Write the rows of a chunk's scored positions from the `first` on: logits float32 [n, vocabulary].

@@ -7,23 +7,29 @@ The positions n_ctx/2 … n_ctx-2 of a chunk score the token that follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from quanttui.errors import UserError
-from quanttui.events import Event, Perplexity, Unit, UnitDone, UnitStarted
+from quanttui.events import Against, Counters, Diverged, Event, Perplexity, Unit, UnitDone, UnitStarted
 from quanttui.measure.counters import Meter, total
 from quanttui.measure.speed import Clock, TokenArray
 
-BLOCK = 2**20
-"""Logits scored at once by one thread: 4 MiB as float32, what a cache holds."""
+BLOCK = 2**18
+"""Logits scored at once by one thread: 1 MiB as float32, what a core's own cache holds."""
 
+Logits = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.float64]
 
 
@@ -36,18 +42,46 @@ class Context(Protocol):
     def decode(self, tokens: TokenArray, position: int, outputs: npt.NDArray[np.bool_]) -> None:
         """Submit tokens[sequence, k] at positions `position` + k, with logits where outputs[k], and wait."""
 
-    def logits(self, index: int, rows: int) -> npt.NDArray[np.float32]:
-        """A view of the logits of `rows` tokens from the index-th submitted one on, float32 [rows, vocabulary]."""
+    def logits(self, sequence: int, start: int, stop: int) -> Sequence[Logits]:
+        """The logits of the submitted tokens [sequence, start … stop - 1], all of which were asked for.
+
+        Views, in order: float32 [some, vocabulary] each, valid until the next decode.
+        """
+
+
+class Judge(Protocol):
+    """What becomes of the logits of a chunk's scored positions."""
+
+    @property
+    def values(self) -> int:
+        """How many values a token gets. The first is its nll."""
+
+    def rows(self, chunk: int, first: int, logits: Logits, targets: npt.NDArray[np.integer]) -> Rows:
+        """The values of the scored positions from the `first` on, float64 [values, n]. Called by threads at once."""
+
+    def told(self, chunk: int, rows: Rows) -> tuple[Against | None, Diverged | None]:
+        """What the event says of a chunk besides its nll, of which all rows, [values, scored], are there."""
+
+
+class Alone:
+    """Judges an arm by its own nll."""
+
+    values = 1
+
+    def rows(self, chunk: int, first: int, logits: Logits, targets: npt.NDArray[np.integer]) -> Rows:
+        return nll(logits, targets)[None]
+
+    def told(self, chunk: int, rows: Rows) -> tuple[Against | None, Diverged | None]:
+        return None, None
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How the chunks of an arm are decoded: n_ctx, n_batch, the BOS token (None: not added), threads to score with."""
+    """How the chunks of an arm are decoded: n_ctx, n_batch, the BOS token (None: not added)."""
 
     context: int
     batch: int
     bos: int | None
-    threads: int = 1
 
     @property
     def first(self) -> int:
@@ -80,7 +114,37 @@ def chunks(tokens: int, context: int, limit: int | None, text: str) -> int:
     return whole if limit is None else min(limit, whole)
 
 
-def nll(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> Rows:
+class _Room(threading.local):
+    """Memory that a thread works in again and again: fresh pages would cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Logits] = {}
+
+    def floats(self, name: str, shape: tuple[int, int]) -> Logits:
+        """The thread's array of that name, float32, in this shape; what it holds is left over."""
+        count = math.prod(shape)
+        held = self._held.get(name)
+        if held is None or held.size < count:
+            held = self._held[name] = np.empty(count, np.float32)
+        return held[:count].reshape(shape)
+
+
+room = _Room()
+
+
+def blocks(rows: int, vocabulary: int, most: int) -> Iterator[slice]:
+    """Rows of logits, cut so that a block has at most `most` of them, or one row."""
+    step = max(1, most // vocabulary)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def sums(values: Logits) -> Rows:
+    """The float64 sum of each row of float32 values. A row's does not depend on the others."""
+    found: Rows = np.einsum("ij->i", values, dtype=np.float64, casting="unsafe")
+    return found
+
+
+def nll(logits: Logits, targets: npt.NDArray[np.integer]) -> Rows:
     """Negative log-likelihood of each target under its row of logits, in nats.
 
     The arithmetic is llama-perplexity's: float32 maximum, difference and exponential, a float64 sum.
@@ -92,99 +156,228 @@ def nll(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]) -> Ro
     Returns:
         float64 [n].
     """
-    peak = logits.max(axis=1, keepdims=True)
-    shifted = logits - peak
-    target = shifted[np.arange(len(targets)), targets].astype(np.float64)
-    np.exp(shifted, out=shifted)
-    result: Rows = np.log(shifted.sum(axis=1, dtype=np.float64)) - target
-    return result
+    found = np.empty(len(targets))
+    for block in blocks(len(logits), logits.shape[1], BLOCK):
+        part = logits[block]
+        peak = part.max(axis=1, keepdims=True)
+        shifted = np.subtract(part, peak, out=room.floats("nll", part.shape))
+        target = shifted[np.arange(len(part)), targets[block]].astype(np.float64)
+        np.exp(shifted, out=shifted)
+        found[block] = np.log(sums(shifted)) - target
+    return found
 
 
-def score(
-    context: Context, frame: Frame, tokens: TokenArray, unit: Unit, chunks: int, raw: Raw, clock: Clock, meter: Meter
-) -> Iterator[Event]:
-    """Decode and score the chunks of one unit. Only the decoding is timed and counted.
+class Workers:
+    """Threads that score, and the memory for a copy of logits; kept from one unit to the next."""
 
-    Args:
-        tokens: the whole text's, int32.
-        unit: its `index` is the first chunk, its `count` how many.
-        chunks: how many the arm will score in all.
-        raw: where the per-token values go, before an event tells of them.
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads, "score")
+        self._copy = np.empty(0, np.float32)
 
-    Raises:
-        UserError: the text has no such chunks, more of them are asked for than go together, or the logits are broken.
+    def begin(self, jobs: Iterable[Callable[[], object]]) -> list[Future[None]]:
+        """Have the jobs done: each thread takes one after the other, until none is left."""
+        left = deque(jobs)
+
+        def drain() -> None:
+            while True:
+                try:
+                    job = left.popleft()
+                except IndexError:
+                    return
+                job()
+
+        return [self._pool.submit(drain) for _ in range(min(self.threads, len(left)))]
+
+    def do(self, jobs: Iterable[Callable[[], object]]) -> None:
+        """Have the jobs done, and wait for them."""
+        _all(self.begin(jobs))
+
+    def copy(self, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+        """Memory for a unit's logits, float32, the same each time."""
+        count = math.prod(shape)
+        if self._copy.size < count:
+            self._copy = np.empty(count, np.float32)
+        return self._copy[:count].reshape(shape)
+
+    def forget(self) -> None:
+        """Give that memory back."""
+        self._copy = np.empty(0, np.float32)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+        self.forget()
+
+
+def _all(futures: Iterable[Future[None]]) -> None:
+    for future in futures:
+        future.result()
+
+
+@dataclass
+class _Work:
+    """A unit under way: its chunks' tokens [count, context], its values [count, values, scored] as far as they are."""
+
+    unit: Unit
+    tokens: TokenArray
+    rows: Rows
+    at: float = 0.0
+    ns: int = 0
+    counted: list[Counters] = field(default_factory=list)
+    scoring: list[Future[None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Decodes and scores units of one arm. Only the decoding is timed and counted.
+
+    tokens: the whole text's, int32.
+    chunks: how many the arm will score in all.
+    raw: where the per-token nll go, before an event tells of them.
+    ahead: a unit is decoded while the one before it is scored, from a copy of its logits. Of that decoding those
+        counters are absent in which the scoring would be counted too.
     """
-    original = _cut(tokens, unit, frame)
-    submitted = original.copy()
-    if frame.bos is not None:
-        submitted[:, 0] = frame.bos
-    rows = np.empty((unit.count, frame.scored))
-    width = min(frame.batch, frame.context)
-    ns, counted = 0, []
-    started = clock.at(clock.read())
-    yield UnitStarted(unit=unit, at=started)
-    context.wipe()
-    for begin in range(0, frame.context, width):
-        piece = submitted[:, begin : begin + width]
-        outputs = np.arange(begin, begin + piece.shape[1]) >= frame.first
-        before = meter.read()
-        start = clock.read()
-        context.decode(piece, begin, outputs)
-        ns += clock.read() - start
-        counted.append(meter.since(before))
-        _score_piece(context, frame, original, begin, piece.shape[1], rows)
-    if not np.isfinite(rows).all():
-        raise UserError(f"{unit.id}: the logits are no numbers: the file or this llama.cpp build is broken")
-    for chunk, row in enumerate(rows, start=unit.index):
-        yield _told(unit, chunk, chunks, row, raw, started, ns // unit.count)
-    yield UnitDone(unit=unit, at=started, tokens=unit.count * frame.context, ns=ns, counters=total(counted))
 
+    context: Context
+    frame: Frame
+    tokens: TokenArray
+    chunks: int
+    raw: Raw
+    clock: Clock
+    meter: Meter
+    workers: Workers
+    judge: Judge = Alone()  # noqa: RUF009 (it holds nothing)
+    ahead: bool = False
 
-def _cut(tokens: TokenArray, unit: Unit, frame: Frame) -> TokenArray:
-    """The unit's chunks, [count, context]."""
-    size, end = frame.context, unit.index + unit.count
-    if unit.index < 0 or unit.count > group(size, frame.batch) or end * size > len(tokens):
-        raise UserError(
-            f"{unit.id}: there are no such chunks: the text makes {len(tokens) // size} of {size} tokens, and "
-            f"{group(size, frame.batch)} go together with batch {frame.batch}"
+    def score(self, units: Sequence[Unit]) -> Iterator[Event]:
+        """UnitStarted, Perplexity for each chunk and UnitDone of each unit in turn.
+
+        What a unit gave is told even if the decoding of the next comes to nothing.
+
+        Raises:
+            UserError: the text has no such chunks, more of them are asked for than go together, or the logits are
+                broken.
+        """
+        left = [self._work(unit) for unit in units]
+        before: _Work | None = None
+        try:
+            for work in left:
+                work.at = self.clock.at(self.clock.read())
+                if before is None:
+                    yield UnitStarted(unit=work.unit, at=work.at)
+                try:
+                    self._decode(work, before)
+                finally:
+                    if before is not None:
+                        yield from self._told(before)
+                        yield UnitStarted(unit=work.unit, at=work.at)
+                if self.ahead:
+                    before = work
+                else:
+                    yield from self._told(work)
+            if before is not None:
+                yield from self._told(before)
+        finally:
+            wait([future for work in left for future in work.scoring])
+
+    def _work(self, unit: Unit) -> _Work:
+        size, places = self.frame.context, unit.places
+        whole, together = len(self.tokens) // size, group(size, self.frame.batch)
+        if len(places) != unit.count or not 0 < unit.count <= together or not 0 <= min(places) <= max(places) < whole:
+            raise UserError(
+                f"{unit.id}: there are no such chunks: the text makes {whole} of {size} tokens, and {together} go "
+                f"together with batch {self.frame.batch}"
+            )
+        tokens = self.tokens[: whole * size].reshape(whole, size)[list(places)]
+        return _Work(unit, tokens, np.empty((unit.count, self.judge.values, self.frame.scored)))
+
+    def _decode(self, work: _Work, before: _Work | None) -> None:
+        """Decode a unit's chunks piece by piece, and score them or begin to."""
+        frame, submitted = self.frame, work.tokens.copy()
+        if frame.bos is not None:
+            submitted[:, 0] = frame.bos
+        self.context.wipe()
+        width = min(frame.batch, frame.context)
+        for begin in range(0, frame.context, width):
+            piece = submitted[:, begin : begin + width]
+            outputs = np.arange(begin, begin + piece.shape[1]) >= frame.first
+            counted = self.meter.read()
+            start = self.clock.read()
+            self.context.decode(piece, begin, outputs)
+            work.ns += self.clock.read() - start
+            counters = self.meter.since(counted)
+            work.counted.append(_decodings(counters) if self.ahead and (before or work.scoring) else counters)
+            self._take(work, begin, piece.shape[1], before)
+
+    def _take(self, work: _Work, begin: int, width: int, before: _Work | None) -> None:
+        """Score the positions of one decoded piece that count; ahead of that, copy them."""
+        frame = self.frame
+        low, high = max(begin, frame.first), min(begin + width, frame.context - 1)
+        if low >= high:
+            return
+        parts: list[tuple[int, int, Logits]] = []
+        for sequence in range(work.unit.count):
+            at = low - frame.first
+            for view in self.context.logits(sequence, low - begin, high - begin):
+                parts.append((sequence, at, view))
+                at += len(view)
+        if not self.ahead:
+            self.workers.do(self._jobs(work, parts))
+            return
+        if before is not None:
+            wait(before.scoring)
+        work.scoring += self.workers.begin(self._jobs(work, self._copied(work, parts)))
+
+    def _copied(self, work: _Work, parts: list[tuple[int, int, Logits]]) -> list[tuple[int, int, Logits]]:
+        held = self.workers.copy((work.unit.count, self.frame.scored, parts[0][2].shape[1]))
+        copies = [(sequence, at, held[sequence, at : at + len(view)]) for sequence, at, view in parts]
+        pairs = zip(copies, parts, strict=True)
+        self.workers.do([partial(np.copyto, copy, view) for (*_, copy), (*_, view) in pairs])
+        return copies
+
+    def _jobs(self, work: _Work, parts: list[tuple[int, int, Logits]]) -> Iterator[Callable[[], None]]:
+        """The scoring in blocks."""
+        for sequence, at, logits in parts:
+            for block in blocks(len(logits), logits.shape[1], BLOCK):
+                yield partial(self._judge, work, sequence, at + block.start, logits[block])
+
+    def _judge(self, work: _Work, sequence: int, at: int, logits: Logits) -> None:
+        follows = self.frame.first + at + 1
+        targets = work.tokens[sequence, follows : follows + len(logits)]
+        chunk = work.unit.places[sequence]
+        work.rows[sequence, :, at : at + len(logits)] = self.judge.rows(chunk, at, logits, targets)
+
+    def _told(self, work: _Work) -> Iterator[Event]:
+        unit, count = work.unit, work.unit.count
+        _all(work.scoring)
+        if not np.isfinite(work.rows[:, 0]).all():
+            raise UserError(f"{unit.id}: the logits are no numbers: the file or this llama.cpp build is broken")
+        for chunk, rows in zip(unit.places, work.rows, strict=True):
+            nll, offset = rows[0], self.raw.put(chunk, rows[0])
+            against, diverged = self.judge.told(chunk, rows)
+            yield Perplexity(
+                unit=unit,
+                chunk=chunk,
+                chunks=self.chunks,
+                scored=len(nll),
+                nll=float(nll.sum()),
+                nll2=float((nll * nll).sum()),
+                at=work.at,
+                ns=work.ns // count,
+                file=self.raw.name,
+                offset=offset,
+                against=against,
+                diverged=diverged,
+            )
+        yield UnitDone(
+            unit=unit, at=work.at, tokens=count * self.frame.context, ns=work.ns, counters=total(work.counted)
         )
-    return tokens[unit.index * size : end * size].reshape(unit.count, size)
 
 
-def _score_piece(context: Context, frame: Frame, original: TokenArray, begin: int, width: int, rows: Rows) -> None:
-    """Score the positions of one decoded piece that count, into `rows`."""
-    low, high = max(begin, frame.first), min(begin + width, frame.context - 1)
-    if low >= high:
-        return
-    jobs = []
-    for sequence in range(len(original)):
-        logits = context.logits(sequence * width + low - begin, high - low)
-        step = max(1, BLOCK // logits.shape[1])
-        jobs += [(sequence, logits, low, at, min(at + step, high)) for at in range(low, high, step)]
-
-    def one(job: tuple[int, npt.NDArray[np.float32], int, int, int]) -> None:
-        sequence, logits, base, start, stop = job
-        targets = original[sequence, start + 1 : stop + 1]
-        rows[sequence, start - frame.first : stop - frame.first] = nll(logits[start - base : stop - base], targets)
-
-    with ThreadPoolExecutor(frame.threads) as pool:
-        list(pool.map(one, jobs))
-
-
-def _told(unit: Unit, chunk: int, chunks: int, row: Rows, raw: Raw, at: float, ns: int) -> Perplexity:
-    offset = raw.put(chunk, row)
-    return Perplexity(
-        unit=unit,
-        chunk=chunk,
-        chunks=chunks,
-        scored=len(row),
-        nll=float(row.sum()),
-        nll2=float((row * row).sum()),
-        at=at,
-        ns=ns,
-        file=raw.name,
-        offset=offset,
-    )
+def _decodings(counters: Counters) -> Counters:
+    """Of counters over a decoding and a scoring at once, those that the decoding alone has."""
+    return msgspec.structs.replace(counters, cpu_ns=None, minflt=None, read=None, nvcsw=None, nivcsw=None)
 
 
 class Raw:
@@ -204,7 +397,7 @@ class Raw:
         self._path = path
 
     def put(self, chunk: int, row: Rows) -> int:
-        """Write one chunk's row; its byte offset.
+        """Write one chunk's row, float64; its byte offset.
 
         Raises:
             OSError: a full disk, with the file's name.

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from quanttui.events import Event, PhaseProgress, Tokens, Unit, UnitDone, UnitStarted
 from quanttui.measure.counters import Meter
 
-TELL_NS = 200_000_000
-"""Tokens are told about this often inside a repetition, in nanoseconds."""
+TELL_NS, TELL_QUIET_NS = 200_000_000, 1_000_000_000
+"""Tokens are told about this often inside a repetition, in nanoseconds; the second where the decode fills every core,
+from one of which whoever listens takes the time to."""
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -72,8 +73,18 @@ class Clock:
 class Series:
     """Repetitions of one test on one context: llama-bench's inner loop."""
 
-    def __init__(self, context: Context, vocabulary: Vocabulary, batch: int, seed: int, clock: Clock, meter: Meter):
+    def __init__(
+        self,
+        context: Context,
+        vocabulary: Vocabulary,
+        batch: int,
+        seed: int,
+        clock: Clock,
+        meter: Meter,
+        tell_ns: int = TELL_NS,
+    ):
         self._context = context
+        self._tell_ns = tell_ns
         self._vocabulary = vocabulary
         self._batch = batch
         self._seed = seed
@@ -82,10 +93,10 @@ class Series:
         self._held = 0
 
     def warm(self, unit: Unit) -> Iterator[Event]:
-        """The warm-up that opens a series: the whole prompt, or one token."""
+        """The warm-up that opens a series: the whole prompt, or one token. An anchor is a decode like any other."""
         self._context.clear()
         self._held = 0
-        yield from self._fill(unit.arm, self._tokens(unit, 1 if unit.kind == "decode" else unit.tokens))
+        yield from self._fill(unit.arm, self._tokens(unit, unit.tokens if unit.kind == "prompt" else 1))
 
     def repetition(self, unit: Unit) -> Iterator[Event]:
         """One timed repetition: UnitStarted, Tokens (of a decode), UnitDone."""
@@ -93,7 +104,7 @@ class Series:
         tokens = self._tokens(unit, unit.tokens)
         yield UnitStarted(unit=unit, at=self._clock.at(self._clock.read()))
         with _no_collection():
-            yield from self._decode(unit, tokens) if unit.kind == "decode" else self._prompt(unit, tokens)
+            yield from self._prompt(unit, tokens) if unit.kind == "prompt" else self._decode(unit, tokens)
 
     def _prompt(self, unit: Unit, tokens: TokenArray) -> Iterator[Event]:
         before = self._meter.read()
@@ -106,8 +117,8 @@ class Series:
         yield UnitDone(unit=unit, at=self._clock.at(start), tokens=unit.tokens, ns=ns, counters=counters)
 
     def _decode(self, unit: Unit, tokens: TokenArray) -> Iterator[Event]:
-        """Token by token. What telling of them takes (tens of microseconds, five times a second) is no token's."""
-        step, read = self._context.step, self._clock.read
+        """Token by token. What telling of them takes (tens of microseconds, now and then) is no token's."""
+        step, read, tell_ns = self._context.step, self._clock.read, self._tell_ns
         each: list[int] = []
         told = 0
         before = self._meter.read()
@@ -117,7 +128,7 @@ class Series:
             now = read()
             each.append(now - last)
             last = now
-            if now - reported >= TELL_NS:
+            if now - reported >= tell_ns:
                 yield Tokens(unit=unit, first=told, ns=tuple(each[told:]))
                 told, reported = len(each), now
                 last = read()

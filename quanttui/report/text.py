@@ -5,17 +5,24 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
+from quanttui import session
+from quanttui.diagnosis import drift
+from quanttui.events import Settings
 from quanttui.format import ABSENT, clean, duration, gib, percent, significant, size
-from quanttui.state import State
-from quanttui.summary import ArmSummary, Delta, Quality, Speed, Summary, peak, summarize, tainted
+from quanttui.state import Arm, State
+from quanttui.stats import divergence
+from quanttui.stats.divergence import Estimate
+from quanttui.summary import ArmSummary, Delta, Depth, Quality, Speed, Summary, peak, summarize, tainted
 
 WIDTH = 120
 
 _ASCII = str.maketrans({"±": "+-", "Δ": "d", "…": "...", ABSENT: "-", "×": "x", "–": "-", "—": "-"})
 
-_HEADS = (
+_SPEED = (
     ("quant", ""),
     ("size", "GiB"),
     ("bpw", "bits"),
@@ -29,8 +36,19 @@ _HEADS = (
     ("energy", "J/tok"),
     ("verdict", ""),
 )
-_LEFT = ("quant", "verdict")
-_ENERGY, _VERDICT = 10, 11
+_QUALITY = (
+    ("quant", ""),
+    ("chunks", ""),
+    ("Δppl", "%"),
+    ("95 % sequence", "%"),
+    ("KLD", "nats"),
+    ("95 % sequence", "nats"),
+    ("same top", "%"),
+    ("call", ""),
+)
+_DEPTHS = (("quant", ""), ("depth", "tokens"), ("prompt", "tok/s"), ("gen", "tok/s"))
+_LEFT = ("quant", "verdict", "call")
+_LAST = ("verdict", "call")
 
 _SEE_STDERR = "All that it said is in the session's stderr folder; run this quant alone to see whether it repeats."
 _WAY_OUT = {"crashed": _SEE_STDERR, "timeout": _SEE_STDERR}
@@ -44,27 +62,39 @@ class Line(NamedTuple):
     more: int = 2
 
 
-def report(state: State, over: bool = False, ascii: bool = False) -> str:
+def report(state: State, over: bool = False, ascii: bool = False, folder: Path | None = None) -> str:
     """The session as text, a newline at its end.
 
     Args:
         over: nobody goes on with the session, though it was never closed (session.status says interrupted).
         ascii: nothing but ASCII.
+        folder: the session's, whose raw folder the percentiles of the KL divergence are taken from.
     """
     found = summarize(state, over)
     safe = _to_ascii if ascii else str
-    paragraphs = [_header(state, found, over), _legend(found), *(_arm(state, arm) for arm in found.arms)]
+    known = {clean(arm.id, 80): arm for arm in state.arms.values()}
+    paragraphs = [
+        _header(state, found, over),
+        _legend(found),
+        _decisions(state, found),
+        *(_arm(state, arm, known[arm.id], folder) for arm in found.arms),
+    ]
     sections = ["\n".join(_wrapped(safe(line.text), line) for line in lines) for lines in paragraphs]
-    sections.insert(1, "\n".join(_table(found, safe)))
+    tables = [_speed_table(found), _quality_table(found), _depth_table(found)]
+    sections[1:1] = ["\n".join(_drawn(table, safe)) for table in tables]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def brief(state: State) -> str:
-    """What fits a screen once a sweep has ended: the table, what is to be noted, what failed. A newline at its end."""
+    """What fits a screen once a sweep has ended: the tables, what is to be noted, what failed. A newline at its end."""
     found = summarize(state, over=True)
     failed = [Line(f"{arm.id} {arm.outcome}: {clean(arm.error)}") for arm in found.arms if arm.error]
     lines = [*(Line(f"note: {note}") for note in found.notes), *failed, *_legend(found)]
-    return "\n".join(_table(found, str)) + "\n\n" + "\n".join(_wrapped(line.text, line) for line in lines) + "\n"
+    tables = [_speed_table(found)]
+    if state.settings.until == "decided" or any(arm.kld for arm in found.arms):
+        tables.append(_quality_table(found))
+    drawn = ["\n".join(_drawn(table, str)) for table in tables]
+    return "\n\n".join([*filter(None, drawn), "\n".join(_wrapped(line.text, line) for line in lines)]) + "\n"
 
 
 def _to_ascii(text: str) -> str:
@@ -96,11 +126,25 @@ def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]
         yield "build", f"quanttui {clean(build.quanttui)}, {versions}"
     yield "settings", (
         f"prompt {asked.prompt}, decode {asked.decode} at depth {', '.join(map(str, asked.depths))}, "
-        f"{asked.repetitions} repetitions; "
+        f"{asked.repetitions} repetitions{_precision(asked)}; "
         f"{asked.threads} threads, GPU layers asked {'all' if asked.gpu_layers < 0 else asked.gpu_layers}, "
         f"batch {asked.batch}/{asked.ubatch}, flash attention {clean(asked.flash_attn)}, KV {clean(asked.kv)}, "
         f"perplexity n_ctx {asked.context}, chunks {'all' if asked.chunks is None else asked.chunks}, seed {asked.seed}"
     )
+    yield "schedule", _schedule(asked)
+    if found.floor is not None:
+        anchor = drift.anchor(state)
+        rounds = f"{clean(anchor.id, 20) if anchor else 'the anchor'} over {len(drift.rounds(state))} rounds"
+        yield "A/A floor", (
+            f" ±{percent(found.floor)} %: the largest change of the anchor against itself ({rounds}); no difference "
+            "below it is one"
+        )
+    for arm in found.arms:
+        if arm.drift is not None:
+            yield "drift", (
+                f"the anchor changed by {100 * arm.drift:+.1f} % while {arm.id} was measured (more than "
+                f"{100 * asked.drift:g} %): not comparable with the others"
+            )
     if asked.text:
         sha256 = f", sha256 {clean(asked.text_sha256, 64)}" if asked.text_sha256 else ""
         yield "text", clean(asked.text) + sha256
@@ -110,24 +154,111 @@ def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]
         yield "note", note
 
 
-def _table(found: Summary, safe: Callable[[str], str]) -> list[str]:
-    rows = [[safe(cell) for cell in _row(arm, found.base)] for arm in found.arms]
+def _precision(asked: Settings) -> str:
+    if asked.precision <= 0:
+        return ""
+    return f" or more, of gen until ±{100 * asked.precision:g} % (95 %) or {asked.speed_seconds:g} s"
+
+
+def _schedule(asked: Settings) -> str:
+    order = f", order {', '.join(clean(name, 40) for name in asked.order)}" if asked.order else ""
+    anchor = f", anchor every {asked.anchor} quants" if asked.anchor else ""
+    return f"{clean(asked.schedule)}{order}{anchor}"
+
+
+class Table(NamedTuple):
+    """Headings of two lines, and rows as wide; columns without anything in them are left out where they may be."""
+
+    heads: tuple[tuple[str, str], ...]
+    rows: list[list[str]]
+    may_lack: tuple[str, ...] = ()
+
+
+def _drawn(table: Table, safe: Callable[[str], str]) -> list[str]:
+    rows = [[safe(cell) for cell in row] for row in table.rows]
     if not rows:
         return []
-    shown = [column for column in range(len(_HEADS)) if column != _ENERGY or any(row[_ENERGY] for row in rows)]
-    heads = [[safe(head[line]) for head in _HEADS] for line in (0, 1)]
+    shown = [
+        column for column, (name, _) in enumerate(table.heads)
+        if name not in table.may_lack or any(row[column] for row in rows)
+    ]  # fmt: skip
+    heads = [[safe(head[line]) for head in table.heads] for line in (0, 1)]
     widths = {column: max(len(row[column]) for row in heads + rows) for column in shown}
     spare = WIDTH - sum(widths.values()) - 2 * (len(shown) - 1)
-    if spare < 0:
-        widths[_VERDICT] = max(len("verdict"), widths[_VERDICT] + spare)
-    return [_line(row, widths)[:WIDTH].rstrip() for row in heads + rows]
+    if spare < 0 and table.heads[shown[-1]][0] in _LAST:
+        widths[shown[-1]] = max(len(table.heads[shown[-1]][0]), widths[shown[-1]] + spare)
+    names = [name for name, _ in table.heads]
+    return [_line(row, widths, names)[:WIDTH].rstrip() for row in heads + rows]
 
 
-def _line(row: list[str], widths: dict[int, int]) -> str:
+def _line(row: list[str], widths: dict[int, int], names: list[str]) -> str:
     return "  ".join(
-        row[column][:width].ljust(width) if _HEADS[column][0] in _LEFT else row[column].rjust(width)
+        row[column][:width].ljust(width) if names[column] in _LEFT else row[column].rjust(width)
         for column, width in widths.items()
     )
+
+
+def _speed_table(found: Summary) -> Table:
+    return Table(_SPEED, [_row(arm, found.base) for arm in found.arms], ("energy",))
+
+
+def _quality_table(found: Summary) -> Table:
+    """What is known of the arms against the base; no rows where nothing is."""
+    if not any(arm.delta or arm.kld for arm in found.arms):
+        return Table(_QUALITY, [])
+    may_lack = () if any(arm.kld for arm in found.arms) else ("KLD", "same top")
+    rows = [_compared(arm, found.base) for arm in found.arms if arm.perplexity]
+    if may_lack:
+        heads = tuple(head for head in _QUALITY if head[0] not in may_lack and head[1] != "nats")
+        keep = [column for column, head in enumerate(_QUALITY) if head in heads]
+        return Table(heads, [[row[column] for column in keep] for row in rows])
+    return Table(_QUALITY, rows)
+
+
+def _compared(arm: ArmSummary, base: str) -> list[str]:
+    quality, delta, kld = arm.perplexity, arm.delta, arm.kld
+    chunks = f"{quality.chunks}" if quality else ABSENT
+    if quality and quality.chunks_planned and quality.chunks != quality.chunks_planned:
+        chunks += f"/{quality.chunks_planned}"
+    cells = [clean(arm.id, 20), chunks]
+    cells += ["base" if arm.id == base else f"{delta.percent:+.3f}" if delta else ABSENT]
+    cells += [_span(delta.low, delta.high, "+.3f") if delta else ""]
+    cells += [_estimate(kld.found.kld, "{:.6f}", "{:.6f}") if kld else ABSENT]
+    cells += [_span(kld.low, kld.high, ".6f") if kld else ""]
+    cells += [_estimate(kld.found.same_top, "{:.3f}", "{:.3f}", 100) if kld else ABSENT]
+    return [*cells, _call(arm)]
+
+
+def _span(low: float | None, high: float | None, form: str) -> str:
+    return "not known yet" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
+def _estimate(found: Estimate, value: str, error: str, times: float = 1.0) -> str:
+    spread = "" if found.error is None else f" ± {error.format(times * found.error)}"
+    return value.format(times * found.value) + spread
+
+
+def _call(arm: ArmSummary) -> str:
+    if arm.decision is None:
+        return ""
+    return f"within {100 * arm.decision.tolerance:g} %" if arm.decision.call == "within" else arm.decision.call
+
+
+def _depth_table(found: Summary) -> Table:
+    rows = []
+    for arm in found.arms:
+        if arm.deeper:
+            first = Depth(_first_depth(arm), arm.prompt, arm.decode)
+            rows += [
+                [clean(arm.id, 20), str(one.depth), _speed(one.prompt, ""), _speed(one.decode, "")]
+                for one in (first, *arm.deeper)
+            ]
+    return Table(_DEPTHS, rows)
+
+
+def _first_depth(arm: ArmSummary) -> int:
+    depth = arm.settings["depth"]
+    return depth if isinstance(depth, int) else 0
 
 
 def _row(arm: ArmSummary, base: str) -> list[str]:
@@ -168,7 +299,10 @@ def _quality(quality: Quality | None) -> str:
 def _delta(delta: Delta | None, quality: Quality | None) -> str:
     if delta is None:
         return ABSENT
-    error = f"±{significant(delta.percent_error, 2)}" if delta.percent_error is not None else ""
+    if delta.low is None or delta.high is None:
+        error = "±?"
+    else:
+        error = f"±{significant(max(delta.high - delta.percent, delta.percent - delta.low), 2)}"
     return f"{delta.percent:+.2f}{error}{'…' if quality and quality.running else ''}"
 
 
@@ -186,10 +320,22 @@ def _legend(found: Summary) -> Iterator[Line]:
         return
     yield Line("prompt, gen: ± one standard deviation (n-1) over the repetitions.")
     yield Line("perplexity: ± one standard error over the scored tokens, as llama-perplexity prints it.")
-    if any(arm.delta for arm in found.arms):
+    deltas = [arm.delta for arm in found.arms if arm.delta]
+    if deltas:
+        about = "of all of this text, whose chunks were drawn at random" if deltas[0].of_text else "of texts like it"
         yield Line(
-            f"Δppl: against {found.base}, paired over the chunks that both have scored; ± one standard error, the "
-            "chunk as the unit."
+            f"Δppl: against {clean(found.base, 40)}, paired over the chunks that both have scored; ± the larger side "
+            f"of its 95 % confidence sequence, which may be watched and stopped at any time, {about}; the chunk as the "
+            "unit."
+        )
+    if any(arm.kld for arm in found.arms):
+        yield Line(
+            "KLD, same top: ± one standard error over the tokens, as llama-perplexity prints it; the 95 % sequence of "
+            "KLD has the chunk as its unit."
+        )
+    if any(arm.decision for arm in found.arms):
+        yield Line(
+            "call: whether that sequence of Δppl lies within the tolerance, above it (worse) or below it (better)."
         )
     yield Line("bus: active bytes per token x tok/s, and that as a share of the bandwidth found next to the arm.")
     yield Line("peak: the most memory held, host and devices together.")
@@ -204,23 +350,76 @@ def _legend(found: Summary) -> Iterator[Line]:
     yield Line("; ".join(mark for mark, shown in marks.items() if shown) + ".")
 
 
-def _arm(state: State, arm: ArmSummary) -> Iterator[Line]:
-    """What stands below the table of an arm; nothing for one that has not begun."""
+def _decisions(state: State, found: Summary) -> Iterator[Line]:
+    """The call on each arm with what it rests on, and what a deciding sweep saved."""
+    called = [arm for arm in found.arms if arm.decision and arm.delta]
+    for arm in called:
+        yield Line(f"{arm.id}: {_decided(state, arm)}")
+    if called and state.settings.until == "decided":
+        scored = [arm.perplexity for arm in found.arms if arm.perplexity]
+        done = sum(one.chunks for one in scored)
+        whole = sum(one.chunks_planned or one.chunks for one in scored)
+        share = f" ({percent(done / whole)} %)" if whole else ""
+        yield Line(
+            f"Scored {done} of the {whole} chunks{share} that a full run of these quants would have. The calls are "
+            "95 % each: each by itself is wrong with a chance of 5 % at most."
+        )
+
+
+def _decided(state: State, arm: ArmSummary) -> str:
+    """One call in words: `within 1 % of F16, decided after 36 of 655 chunks: …`."""
+    found, delta = arm.decision, arm.delta
+    if found is None or delta is None:
+        return ""
+    base = clean(delta.base, 40)
+    word = _call(arm)
+    word = f"{word} of {base}" if found.call == "within" else f"{word} {_than(found.call)}{base}"
+    total = f" of {found.of}" if found.of else ""
+    stops = state.settings.until == "decided"
+    how = ", decided after" if stops and found.call != "undecided" else " after"
+    if not stops and arm.perplexity is not None and arm.perplexity.running:
+        how = " so far, after"
+    span = _span(delta.low, delta.high, "+.3f")
+    unit = "" if delta.low is None else " %"
+    about = "this text" if delta.of_text else "texts like it"
+    return f"{word}{how} {found.chunks}{total} chunks: Δppl {delta.percent:+.3f} %, 95 % sequence {span}{unit}, {about}"
+
+
+def _than(call: str) -> str:
+    return {"worse": "than ", "better": "than "}.get(call, "against ")
+
+
+def _arm(state: State, arm: ArmSummary, known: Arm, folder: Path | None) -> Iterator[Line]:
+    """What stands below the tables of an arm; nothing for one that has not begun."""
     if arm.outcome == "planned":
         return
     types = ", ".join(f"{name} {count}" for name, count in sorted(arm.tensor_types.items(), key=lambda kv: -kv[1]))
-    yield Line(f"{arm.id}: {arm.outcome}, {size(arm.bytes)}" + (f", tensors {types}" if types else ""))
+    kv = f", KV {arm.kv}" if arm.kv else ""
+    yield Line(f"{arm.id}: {arm.outcome}, {size(arm.bytes)}{kv}" + (f", tensors {types}" if types else ""))
     if arm.label_note:
         yield Line(f"label: {arm.label_note}", 2)
     if arm.error:
         way_out = _WAY_OUT.get(arm.outcome)
         yield Line(f"error: {arm.error}" + (f". {way_out}" if way_out else ""), 2)
-    for text in _last_words(state, arm):
+    for text in _last_words(known, arm):
         yield Line(f"| {text}", 4)
     if arm.reproduced:
         yield Line(f"run again in a fresh process: {arm.reproduced}", 2)
+    if arm.decode is not None and arm.decode.radius is not None:
+        gen = arm.decode
+        yield Line(
+            f"gen: {significant(gen.tok_s)} ±{significant(gen.radius, 2)} tok/s, 95 % confidence sequence of the mean "
+            f"over {gen.n} repetitions",
+            2,
+        )
+    if arm.disturbed:
+        times = f"{arm.disturbed} repetition{'s' if arm.disturbed > 1 else ''}"
+        yield Line(f"{times} done again: a key was answered", 2)
     if arm.energy:
         yield Line(_energy(arm), 2)
+    if arm.perplexity:
+        yield Line(_scored(state, arm, arm.perplexity), 2)
+    yield from _losses(arm, known, folder)
     for verdict in arm.verdicts:
         place = f"{verdict.phase}, " if verdict.phase else ""
         yield Line(f"{verdict.glyph} {place}{verdict.code}: {clean(verdict.sentence, 600)}", 2)
@@ -228,10 +427,79 @@ def _arm(state: State, arm: ArmSummary) -> Iterator[Line]:
         yield Line(_evidence(verdict.evidence), 7, 0)
 
 
-def _last_words(state: State, arm: ArmSummary) -> list[str]:
+def _scored(state: State, arm: ArmSummary, quality: Quality) -> str:
+    """The perplexity with all that changes its last digits."""
+    error = f" ± {quality.se:.5f}" if quality.se is not None else ""
+    planned = f" of {quality.chunks_planned}" if quality.chunks_planned else ""
+    batch = f"n_batch {quality.batch or arm.settings['batch']}, n_ubatch {quality.ubatch or arm.settings['ubatch']}"
+    if quality.flash_attn is None:
+        flash = f"asked {clean(state.settings.flash_attn, 20)}"
+    else:
+        flash = "on" if quality.flash_attn else "off"
+    kv = arm.kv or clean(str(arm.settings["kv"]), 40)
+    return (
+        f"perplexity: {quality.value:.4f}{error} over {quality.chunks}{planned} chunks; {batch}, flash attention "
+        f"{flash}, KV {kv}"
+    )
+
+
+def _losses(arm: ArmSummary, known: Arm, folder: Path | None) -> Iterator[Line]:
+    """What the arm loses against its base, in llama-perplexity's terms and digits."""
+    tokens, kld = arm.delta.tokens if arm.delta else None, arm.kld
+    if tokens is not None and arm.delta is not None:
+        yield Line(
+            f"against {arm.delta.base}, {arm.delta.chunks} chunks, {tokens.scored} tokens; ± one standard error, "
+            "corrected for covariance:",
+            2,
+        )
+        yield Line(f"Mean PPL(Q)                   : {_wide(tokens.ppl)}", 4)
+        yield Line(f"Mean PPL(base)                : {_wide(tokens.ppl_base)}", 4)
+        if tokens.correlation is not None:
+            yield Line(f"Cor(ln(PPL(Q)), ln(PPL(base))): {100 * tokens.correlation:6.2f}%", 4)
+        yield Line(f"Mean ln(PPL(Q)/PPL(base))     : {_wide(tokens.ln_ratio)}", 4)
+        yield Line(f"Mean PPL(Q)/PPL(base)         : {_wide(tokens.ratio)}", 4)
+        yield Line(f"Mean PPL(Q)-PPL(base)         : {_wide(tokens.difference)}", 4)
+    if kld is None:
+        return
+    rows = session.rows(folder, known) if folder is not None else None
+    found = divergence.from_rows(rows) if rows is not None else kld.found
+    ratio = _estimate(found.ln_ratio, "{:.6f}", "{:.6f}")
+    yield Line(
+        f"against {clean(kld.base, 40)}'s logits as 16-bit rows, {kld.chunks} chunks, {found.scored} tokens; "
+        f"ln(PPL(Q)/PPL(base)) by these: {ratio}",
+        2,
+    )
+    left = [f"Mean    KLD: {_wide(found.kld)}"]
+    left += [f"{_percentile(at)} KLD: {value:10.6f}" for at, value in found.kld_at.items()]
+    right = [f"Mean    Δp: {_narrow(found.p_diff)}"]
+    right += [f"{_percentile(at)} Δp: {100 * value:6.3f}%" for at, value in found.p_diff_at.items()]
+    right += [f"RMS Δp    : {_narrow(found.p_diff_rms)}", f"Same top p: {_narrow(found.same_top)}"]
+    for one, other in zip_longest(left, right, fillvalue=""):
+        yield Line(f"{one:<44}{other}".rstrip() if one else " " * 44 + other, 4)
+    if rows is None:
+        yield Line("percentiles: not here, they need the session's raw folder, whole", 4)
+
+
+def _wide(found: Estimate) -> str:
+    """A value as llama-perplexity prints it: %10.6lf ± %10.6lf."""
+    return f"{found.value:10.6f}" + (f" ± {found.error:10.6f}" if found.error is not None else "")
+
+
+def _narrow(found: Estimate) -> str:
+    """A share in percent as it prints it: %6.3lf ± %5.3lf %%."""
+    error = f" ± {100 * found.error:5.3f}" if found.error is not None else ""
+    return f"{100 * found.value:6.3f}{error} %"
+
+
+def _percentile(at: float) -> str:
+    """A fraction's name: Maximum, 99.9%, Median, Minimum."""
+    named = {1.0: "Maximum", 0.5: "Median ", 0.0: "Minimum"}.get(at)
+    return named or f"{100 * at:4.1f}%  "
+
+
+def _last_words(known: Arm, arm: ArmSummary) -> list[str]:
     """The end of a failed engine's stderr."""
-    known = next((one for one in state.arms.values() if clean(one.id, 80) == arm.id), None)
-    failed = known.attempt.failed if known and known.attempt else None
+    failed = known.attempt.failed if known.attempt else None
     return [clean(line) for line in failed.stderr] if failed and arm.outcome not in ("ok", "running") else []
 
 

@@ -48,6 +48,7 @@ chunks, 13.0 % missed the truth without this allowance and 4.1 % with it; of tho
 """
 
 Array = npt.NDArray[np.float64]
+Value = Array | np.float64
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -67,6 +68,45 @@ class Interval(msgspec.Struct, frozen=True):
     @property
     def high(self) -> float | None:
         return None if self.radius is None else self.mean + self.radius
+
+
+class Moments(msgspec.Struct):
+    """What an interval needs of the values that came so far, in constant space: their number, the first one, and the
+    sums of the powers of how far each lies from the first (so that they keep their digits)."""
+
+    n: int = 0
+    first: float = 0.0
+    sum1: float = 0.0
+    sum2: float = 0.0
+    sum3: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Take the next value."""
+        if self.n == 0:
+            self.first = value
+        apart = value - self.first
+        self.n += 1
+        self.sum1 += apart
+        self.sum2 += apart * apart
+        self.sum3 += apart * apart * apart
+
+    def interval(
+        self,
+        alpha: float = 0.05,
+        tuned_for: float = TUNED_FOR,
+        population: int | None = None,
+        least: int = LEAST,
+    ) -> Interval | None:
+        """The confidence sequence of the mean as it stands, as mean_sequence has it; None without a value. O(1)."""
+        if self.n == 0:
+            return None
+        n = np.float64(self.n)
+        first, second, third = self.sum1 / self.n, self.sum2 / self.n, self.sum3 / self.n
+        variance = np.float64(max(0.0, second - first * first))
+        skewed = np.float64(third - 3 * first * second + 2 * first**3)
+        radius = float(_radius(n, variance, skewed, alpha, tuned_for, population))
+        known = math.isfinite(radius) and (self.n >= least or self.n == population)
+        return Interval(self.first + first, radius if known else None, self.n)
 
 
 def mean_sequence(
@@ -144,7 +184,7 @@ def decide(low: float | None, high: float | None, tolerance: float) -> Literal["
     return "within" if bottom <= low and high <= top else ""
 
 
-def _radius(n: Array, variance: Array, skewed: Array, alpha: float, tuned_for: float, population: int | None) -> Array:
+def _radius(n: Value, variance: Value, skewed: Value, alpha: float, tuned_for: float, population: int | None) -> Array:
     """Half-width after `n` values with these second and third central moments; NaN where it is infinite.
 
     Skewed values: the boundary of b standard errors becomes b + |skewness| (2 b^2 + 1) / (6 sqrt n), the first term of
@@ -166,7 +206,7 @@ def _radius(n: Array, variance: Array, skewed: Array, alpha: float, tuned_for: f
     return np.where(share > 0, radius, 0.0 * variance)
 
 
-def _boundary(n: Array, share: Array, alpha: float, tuned_for: float) -> Array:
+def _boundary(n: Value, share: Value, alpha: float, tuned_for: float) -> Array:
     """How many standard errors the mean may ever stray; NaN where that is infinite. `share` is 1 / v, see _radius.
 
     The t-test mixed over effect sizes of variance rho^2 stays below 1 / alpha (Ville's inequality) while

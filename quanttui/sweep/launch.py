@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from quanttui import events as e
 from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
-from quanttui.measure import corpus
+from quanttui.format import clean
+from quanttui.measure import corpus, divergence
 from quanttui.models import sources
 from quanttui.probes import host
+from quanttui.probes.memory import limits
 from quanttui.probes.sampler import Sampler
+from quanttui.sweep import plan, room
 from quanttui.sweep.runner import Options, Sweep
 
 DEMO_QUANTS = "F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,IQ3_XS,Q2_K,IQ2_XS"
@@ -36,12 +40,16 @@ EXIT = {"ok": 0, "failed": 1, "interrupted": 130}
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What `run` and `demo` were asked for, flags, environment and file already put together.
 
-    `text` names the perplexity's text ("" for the default). `settings.threads` 0 means the physical cores.
+    `text` names the perplexity's text ("" for the default). `settings.threads` 0 means the physical cores,
+    `settings.schedule` auto what fits. `kv` are the KV cache's types, an arm with each; `shuffled`: arms come in a
+    random order, by the settings' seed. `observer` knows what watching costs with a build and so many threads.
     """
 
     models: tuple[str, ...] = ()
     quants: str | None = None
     settings: e.Settings = e.Settings()
+    kv: tuple[str, ...] = ()
+    shuffled: bool = False
     text: str = ""
     imatrix: str = ""
     session: Path | None = None
@@ -57,6 +65,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     theme: str = ""
     glyphs: str = ""
     json: bool = False
+    observer: Callable[[e.Build, int], e.Observer | None] = lambda build, threads: None
 
 
 def launch(request: Request) -> int:
@@ -83,6 +92,7 @@ def launch(request: Request) -> int:
         start_engine=Engine.start,
         sampler=lambda emit: Sampler(emit, hz=request.sample_hz),
         idle=host.idle,
+        memory=_memory,
     )
     try:
         return _headless(sweep, request) if request.headless else _screen(sweep, request)
@@ -124,11 +134,8 @@ def _headless(sweep: Sweep, request: Request) -> int:
         signal.signal(number, lambda *_: sweep.stop())
     worker = threading.Thread(target=thread.run, name="sweep")
     worker.start()
-    quiet = request.json
-    with open(os.devnull, "w") as nowhere:
-        out = nowhere if quiet else sys.stdout
-        terminal = not quiet and sys.stdout.isatty()
-        headless.Lines(sweep.writer.folder, out, terminal, since).follow(thread.done)
+    if not request.json:
+        headless.Lines(sweep.writer.folder, sys.stdout, sys.stdout.isatty(), since).follow(thread.done)
     code = thread.result()
     with suppress(OSError):
         _finish(sweep, request)
@@ -159,6 +166,7 @@ def _screen(sweep: Sweep, request: Request) -> int:
         sweep=thread.run,
         stop=sweep.stop,
         leave=sweep.leave,
+        disturb=sweep.disturb,
         theme=request.theme,
         glyphs=request.glyphs,
     )
@@ -189,8 +197,9 @@ def _opened(request: Request) -> session.Writer:
         from quanttui.models import pocket
 
         models, quants = (str(pocket.MODEL),), quants or DEMO_QUANTS
-    name, plan = sources.resolve(models, quants, imatrix=request.imatrix)
-    settings = _settings(request)
+    name, files = sources.resolve(models, quants, imatrix=request.imatrix)
+    planned = plan.with_kv(files, request.kv)
+    settings = _scheduled(_settings(request), planned, request.shuffled)
     machine = host.host()
     built = build()
     folder = session.create(request.sessions_dir, name, request.session)
@@ -202,9 +211,10 @@ def _opened(request: Request) -> session.Writer:
             host=machine,
             build=built,
             settings=settings,
-            plan=plan,
+            plan=planned,
             origin_ns=writer.origin_ns,
             notes=_notes(machine, built),
+            observer=request.observer(built, settings.threads),
             wall=time.time(),
             pid=os.getpid(),
             pid_started=psutil.Process().create_time(),
@@ -237,6 +247,7 @@ def _resumed(request: Request) -> session.Writer:
             plan=tuple(arm.plan for arm in state.arms.values()),
             origin_ns=writer.origin_ns,
             notes=_notes(machine, built),
+            observer=request.observer(built, state.settings.threads),
             wall=time.time(),
             pid=os.getpid(),
             pid_started=psutil.Process().create_time(),
@@ -263,11 +274,51 @@ def _settings(request: Request) -> e.Settings:
     changes: dict[str, object] = {"text": ""}
     if settings.threads == 0:
         changes["threads"] = host.host().cores
-    if "ppl" in settings.tasks and settings.chunks != 0:
+    if plan.wants_perplexity(settings):
         spec = request.text or ("pocket" if request.demo else corpus.WIKITEXT)
         text = corpus.text(spec, cache=request.cache_dir)
         changes |= {"text": str(text.path), "text_sha256": text.sha256}
     return msgspec.structs.replace(settings, **changes)
+
+
+def _scheduled(settings: e.Settings, planned: tuple[e.PlannedArm, ...], shuffled: bool) -> e.Settings:
+    """The settings with the arms' order, and a schedule that fits.
+
+    Raises:
+        UserError: the base is none of the arms, or the base logits cannot be used.
+    """
+    if settings.base and not any(settings.base in (arm.id, arm.quant) for arm in planned):
+        names = ", ".join(arm.id for arm in planned)
+        raise UserError(f"--base {clean(settings.base, 40)}: is none of the quants of this sweep: {clean(names)}")
+    if settings.kld_base:
+        _check_logits(settings)
+    schedule = settings.schedule
+    if schedule == "auto":
+        gpus = host.host().gpus if settings.gpu_layers and build().gpu_offload else ()
+        held = sum(gpu.memory or 0 for gpu in gpus)
+        fitting = room.fits([arm.bytes for arm in planned], _memory(), (held, held) if gpus else None)
+        schedule = "abba" if fitting and len(planned) > 1 else "sequential"
+    order = plan.shuffled(settings, planned) if shuffled else plan.base_first(settings, planned)
+    return msgspec.structs.replace(settings, schedule=schedule, order=order)
+
+
+def _check_logits(settings: e.Settings) -> None:
+    """Base logits that exist already must be of the perplexity's context. Vocabulary and text the engine looks at."""
+    given = divergence.BaseFile.open(Path(settings.kld_base))
+    given.close()
+    if given.context != settings.context:
+        raise UserError(
+            f"{clean(settings.kld_base)}: was made with a context of {given.context} and not {settings.context}: "
+            f"measure with --ctx {given.context}, or make it anew"
+        )
+
+
+def _memory() -> dict[str, float]:
+    """mem.total and mem.available in bytes, empty where they are unknown."""
+    machine, limit, available = limits()
+    if machine is None or available is None:
+        return {}
+    return {"mem.total": limit or machine, "mem.available": available}
 
 
 def _notes(machine: e.Host, built: e.Build) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
-"""Runs a plan: schedule -> unit -> engine process -> fact in the log. Knows no screen and never reads a clock to
-time anything: the engine times itself. What goes wrong with an arm is a fact, and the next arm follows.
+"""Runs a plan: step -> engine process -> fact in the log. Knows no screen and never reads a clock to time anything: the
+engine times itself. What comes next is the schedule's to say. What goes wrong with an arm is a fact, and the next arm
+follows.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +15,16 @@ import msgspec
 
 from quanttui import events as e
 from quanttui import session
-from quanttui.diagnosis import roofline
+from quanttui.diagnosis import drift
 from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
 from quanttui.errors import UserError
 from quanttui.models import header, label, quantize
-from quanttui.state import Arm, Attempt
-from quanttui.sweep import plan
+from quanttui.sweep import base, plan, room, schedule
+from quanttui.sweep.schedule import Step
+
+AHEAD = 4
+"""How many perplexity units are asked for at once where one can be scored while the next is decoded."""
 
 
 class Engine(Protocol):
@@ -77,6 +81,7 @@ class Sweep:
         start_engine: makes an engine process, given its stderr file and the monotonic ns of session time 0.
         sampler: makes the sampler, given where its readings go.
         idle: says why the machine is not idle, "" when it is (asked with --polite).
+        memory: reads mem.total and mem.available, in bytes; empty where they are unknown.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Sweep:
         start_engine: Callable[[Path, int], Engine],
         sampler: Callable[[Callable[[e.Event], None]], Sampler],
         idle: Callable[[], str] = lambda: "",
+        memory: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.writer = writer
         self.options = options
@@ -94,7 +100,15 @@ class Sweep:
         self._start_engine = start_engine
         self._sampler = sampler(self._record)
         self._idle = idle
-        self._engine: Engine | None = None
+        self._memory = memory
+        self._free = memory()
+        self._loaded: dict[tuple[str, int], Engine] = {}
+        self._asked: Engine | None = None
+        self._watched: int | None = None
+        self._files: dict[str, Path] = {}
+        self._started: set[tuple[str, int]] = set()
+        self._counted: dict[str, int] = {}
+        self._warmed: dict[str, plan.Test] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._leaving = threading.Event()
@@ -109,10 +123,12 @@ class Sweep:
         outcome = "interrupted"
         self._sampler.start()
         try:
-            for planned in self.writer.state.opened.plan if self.writer.state.opened else ():
-                self._arm(planned)
+            with ExitStack() as held:
+                held.callback(self._close_all)
+                self._all()
             outcomes = {arm.outcome for arm in self.writer.state.arms.values()}
             outcome = "ok" if outcomes <= {"ok", "skipped"} else "failed"
+            self._drop_logits()
         except Stopped:
             pass
         finally:
@@ -124,6 +140,16 @@ class Sweep:
         if self.error is not None:
             raise self.error
         return outcome
+
+    def _all(self) -> None:
+        """Step after step, as the schedule says."""
+        while True:
+            step = schedule.following(self.writer.state, self._counted, self._together(), self._ahead())
+            self._end_phase(step)
+            if step is None:
+                return
+            for first in (*self._warm_first(step), step):
+                self._take(first)
 
     def stop(self) -> None:
         """End now: the unit under way is given up. Callable from any thread."""
@@ -147,8 +173,8 @@ class Sweep:
 
     def _interrupt(self) -> None:
         with self._lock:
-            if self._engine is not None:
-                self._engine.interrupt()
+            if self._asked is not None:
+                self._asked.interrupt()
 
     def _record(self, event: e.Event) -> None:
         """Append an event of the sampler's thread. A log that cannot be written ends the sweep, not the thread."""
@@ -184,42 +210,47 @@ class Sweep:
             self.error = error
             raise Stopped from None
 
-    def _arm(self, planned: e.PlannedArm) -> None:
-        arm = self.writer.state.arms[planned.id]
-        number = arm.attempt.number if arm.attempt else 1
-        interrupted = arm.attempt is not None and arm.attempt.failed is not None and arm.outcome == "interrupted"
-        if arm.outcome in ("planned", "running") or interrupted:
-            self._attempt(planned, arm, number)
-        if number == 1 and arm.outcome == "ok" and roofline.is_slow(self.writer.state, arm):
-            self._attempt(planned, arm, 2)
-
-    def _attempt(self, planned: e.PlannedArm, arm: Arm, number: int) -> None:
-        """One attempt at an arm, whatever comes of it: it ends done or failed, unless the sweep is stopped."""
+    def _take(self, step: Step) -> None:
+        """Do one step, whatever comes of it: an arm ends done or failed, unless the sweep is stopped."""
+        arm, number = step.arm, step.attempt
         try:
             self._check()
-            with ExitStack() as held:
-                file = self._file(planned, number)
-                if not planned.file:
-                    held.callback(quantize.release, file)
-                self._measure(planned, arm, file, number)
-            self._append(e.ArmDone(arm=planned.id, attempt=number))
+            self._do(step)
         except Interrupted:
             self._skipping.clear()
             if self._stopping.is_set() or self._leaving.is_set():
                 raise Stopped from None
-            self._fail(planned.id, number, "skipped", "skipped on request")
+            self._fail(arm, number, "skipped", "skipped on request")
         except Skipped:
             self._skipping.clear()
-            self._fail(planned.id, number, "skipped", "skipped on request")
+            self._fail(arm, number, "skipped", "skipped on request")
         except EngineFailure as failure:
             self._fail(
-                planned.id, number, failure.outcome, failure.error, failure.signal, failure.exit_code, failure.stderr
+                arm, number, failure.outcome, failure.error, failure.signal, failure.exit_code, failure.stderr
             )
         except UserError as error:
-            self._fail(planned.id, number, "refused", str(error))
+            self._fail(arm, number, "refused", str(error))
         except OSError as error:
-            self._fail(planned.id, number, "failed", f"{error.filename or planned.id}: {error.strerror or error}")
-        self.writer.sync()
+            self._fail(arm, number, "failed", f"{error.filename or arm}: {error.strerror or error}")
+
+    def _do(self, step: Step) -> None:
+        if step.phase == "done":
+            self._append(e.ArmDone(arm=step.arm, attempt=step.attempt))
+            self._let_go(step.arm)
+            self.writer.sync()
+        elif step.phase == "cool":
+            self._cool(step)
+        else:
+            engine = self._engine_of(step)
+            self._enter(step)
+            if step.phase == "count":
+                self._count(engine, step.arm)
+            elif step.phase == "perplexity":
+                self._score(engine, step)
+            elif step.phase == "warm":
+                self._warm(engine, step.units[0])
+            else:
+                self._timed(engine, step)
 
     def _fail(
         self,
@@ -231,6 +262,7 @@ class Sweep:
         exit_code: int | None = None,
         stderr: tuple[str, ...] = (),
     ) -> None:
+        self._let_go(arm)
         phase = self.writer.state.phase
         if phase:
             self._append(e.PhaseFailed(arm=arm, phase=phase, error=error, attempt=attempt))
@@ -246,43 +278,146 @@ class Sweep:
                 attempt=attempt,
             )
         )
+        self.writer.sync()
 
     @contextmanager
-    def _phase(self, arm: str, phase: str, attempt: int = 1, units: int | None = None) -> Iterator[None]:
-        self._append(e.PhaseStarted(arm=arm, phase=phase, units=units, attempt=attempt))
+    def _phase(self, arm: str, phase: str, attempt: int = 1) -> Iterator[None]:
+        self._append(e.PhaseStarted(arm=arm, phase=phase, attempt=attempt))
         yield
         self._append(e.PhaseDone(arm=arm, phase=phase, attempt=attempt))
 
+    def _enter(self, step: Step) -> None:
+        """Begin the step's phase, unless it is under way."""
+        phase, units = _phase_of(step), None
+        span = self.writer.state.span
+        if span is not None and (span.arm, span.phase, span.attempt) == (step.arm, phase, step.attempt):
+            return
+        if phase in ("prompt", "decode"):
+            units = self.settings.repetitions
+        elif step.phase == "perplexity":
+            units = len(plan.groups(self.settings, self._chunks(step.arm), step.arm))
+        self._append(e.PhaseStarted(arm=step.arm, phase=phase, attempt=step.attempt, units=units))
+
+    def _end_phase(self, following: Step | None) -> None:
+        """End the phase under way where the next step is not of it. One that is gone on with later is not done."""
+        state, span = self.writer.state, self.writer.state.span
+        if span is None or span.phase not in (*plan.TIMED, "perplexity"):
+            return
+        if following is not None and (following.arm, _phase_of(following), following.attempt) == (
+            span.arm,
+            span.phase,
+            span.attempt,
+        ):
+            return
+        if span.phase in ("anchor", "perplexity") or not schedule.has_more(state, state.arms[span.arm], span.phase):
+            self._append(e.PhaseDone(arm=span.arm, phase=span.phase, attempt=span.attempt))
+
+    # --- engines
+
+    def _together(self) -> bool:
+        """Whether all arms are to be loaded at once."""
+        deciding = self.settings.until == "decided" and plan.wants_perplexity(self.settings)
+        if self.settings.schedule == "sequential" and not deciding:
+            return False
+        return room.arms_fit(self.writer.state, self.writer.state.arms, self._free)
+
+    def _engine_of(self, step: Step) -> Engine:
+        """The engine that holds the step's arm: one process per attempt, the others closed unless they are to stay."""
+        key = step.arm, step.attempt
+        turns = self.settings.schedule != "sequential"
+        if not (self._together() and (turns or _phase_of(step) == "perplexity")):
+            for other in [other for other in self._loaded if other != key]:
+                self._close(other)
+        if key not in self._loaded:
+            self._load(*key)
+        engine = self._loaded[key]
+        self._watch(engine.pid)
+        return engine
+
+    def _load(self, arm: str, number: int) -> None:
+        """Start an engine for an arm's attempt and have it load the model."""
+        planned = self.writer.state.arms[arm].plan
+        file = self._file(planned, number)
+        settings = msgspec.structs.replace(self.settings, kv=planned.kv or self.settings.kv)
+        engine = self._start(arm if number == 1 else f"{arm}.{number}")
+        self._loaded[arm, number] = engine
+        attempt = next((one for one in self.writer.state.arms[arm].attempts if one.number == number), None)
+        if attempt is None or not attempt.ceilings:
+            with self._phase(arm, "bandwidth", number):
+                self._ask(engine, protocol.Bandwidth(arm=arm, file=str(file), threads=settings.threads))
+        with self._phase(arm, "load", number):
+            self._ask(engine, protocol.Load(arm=arm, attempt=number, file=str(file), settings=settings))
+
+    def _start(self, name: str) -> Engine:
+        engine = self._start_engine(session.part(self.writer.folder, "stderr", f"{name}.txt"), self.writer.origin_ns)
+        self._watch(engine.pid)
+        return engine
+
+    def _watch(self, pid: int | None) -> None:
+        """Whose readings the sampler takes."""
+        if pid != self._watched:
+            self._sampler.watch(pid)
+            self._watched = pid
+
     @contextmanager
     def _running(self, name: str) -> Iterator[Engine]:
-        """An engine process of our own for as long as the block lasts, watched by the sampler."""
-        stderr = session.part(self.writer.folder, "stderr", f"{name}.txt")
-        engine = self._start_engine(stderr, self.writer.origin_ns)
-        with self._lock:
-            self._engine = engine
-        self._sampler.watch(engine.pid)
+        """An engine process for as long as the block lasts, watched by the sampler."""
+        engine = self._start(name)
         try:
-            self._check()
             yield engine
         finally:
-            self._sampler.watch(None)
-            with self._lock:
-                self._engine = None
+            self._watch(None)
             engine.close()
+
+    def _close(self, key: tuple[str, int]) -> None:
+        engine = self._loaded.pop(key)
+        self._warmed.pop(key[0], None)
+        self._watch(None)
+        engine.close()
+
+    def _close_all(self) -> None:
+        for key in list(self._loaded):
+            self._close(key)
+        for file in self._files.values():
+            quantize.release(file)
+
+    def _let_go(self, arm: str) -> None:
+        """An arm is over: its engines end, and its file, where it was made, may be evicted."""
+        for key in [key for key in self._loaded if key[0] == arm]:
+            self._close(key)
+        if arm in self._files:
+            quantize.release(self._files.pop(arm))
 
     def _ask(self, engine: Engine, request: Any) -> list[Any]:
         """Have a request answered: events go to the log as they come, other answers are returned."""
         others = []
-        for answer in engine.ask(request, self.options.patience):
-            if isinstance(answer, e.Event):
-                self._append(answer)
-            else:
-                others.append(answer)
+        with self._asking(engine):
+            for answer in engine.ask(request, self.options.patience):
+                if isinstance(answer, e.Event):
+                    self._append(answer)
+                else:
+                    others.append(answer)
         return others
+
+    @contextmanager
+    def _asking(self, engine: Engine) -> Iterator[None]:
+        """Whom `stop` and `skip` interrupt."""
+        with self._lock:
+            self._asked = engine
+        try:
+            self._check()
+            yield
+        finally:
+            with self._lock:
+                self._asked = None
+
+    # --- files
 
     def _file(self, planned: e.PlannedArm, number: int) -> Path:
         """The arm's GGUF, made from its source where it is to be made, and recorded as what its tensors are."""
         path = Path(planned.file) if planned.file else self._made(planned, number)
+        if (planned.id, number) in self._started:
+            return path
         read = header.read(path)
         digest = self._digest(planned.id, read.files, number)
         self._append(
@@ -300,6 +435,7 @@ class Sweep:
                 attempt=number,
             )
         )
+        self._started.add((planned.id, number))
         session.write_manifest(self.writer.folder, session.manifest(self.writer.state))
         return path
 
@@ -317,10 +453,12 @@ class Sweep:
 
     def _made(self, planned: e.PlannedArm, number: int) -> Path:
         """The quant in the cache, made now if it is not there: an engine is started only then."""
+        if (held := self._files.get(planned.id)) is not None:
+            return held
         with self._phase(planned.id, "quantize", number):
             making = quantize.make(
                 planned,
-                _Asked(self._running, f"{planned.id}.quantize", self.options.patience),
+                _Asked(self._quantizer, f"{planned.id}.quantize", self.options.patience),
                 self.options.cache,
                 max_bytes=self.options.cache_bytes,
                 threads=self.settings.threads,
@@ -330,66 +468,141 @@ class Sweep:
                 try:
                     self._append(next(making))
                 except StopIteration as made:
-                    return Path(made.value)
+                    self._files[planned.id] = Path(made.value)
+                    return self._files[planned.id]
 
-    def _measure(self, planned: e.PlannedArm, arm: Arm, file: Path, number: int) -> None:
-        """Speed, then perplexity in a context of its own: its logits distort memory."""
-        attempt = arm.attempts[-1]
-        chunks = self._wanted_chunks(arm, number)
-        kinds = self._kinds_left(arm, attempt)
-        if not kinds and not chunks:
-            return
-        name = planned.id if number == 1 else f"{planned.id}.{number}"
-        with self._running(name) as engine:
-            with self._phase(arm.id, "bandwidth", number):
-                self._ask(engine, protocol.Bandwidth(arm=arm.id, file=str(file), threads=self.settings.threads))
-            with self._phase(arm.id, "load", number):
-                self._ask(engine, protocol.Load(arm=arm.id, attempt=number, file=str(file), settings=self.settings))
-            for kind in kinds:
-                self._speed(engine, arm, attempt, kind)
-            if chunks:
-                self._perplexity(engine, arm, number)
+    @contextmanager
+    def _quantizer(self, name: str) -> Iterator[Engine]:
+        with self._running(name) as engine, self._asking(engine):
+            yield engine
 
-    def _kinds_left(self, arm: Arm, attempt: Attempt) -> list[str]:
-        """The speed phases that miss a repetition."""
-        return [
-            kind
-            for kind in plan.kinds(self.settings)
-            if plan.missing(list(plan.repetitions(self.settings, arm.id, attempt, kind)), arm)
-        ]
+    # --- units
 
-    def _wanted_chunks(self, arm: Arm, number: int) -> bool:
-        if number > 1 or not plan.wants_perplexity(self.settings):
-            return False
-        planned = arm.chunks_planned
-        return planned is None or bool(plan.missing(plan.groups(self.settings, planned, arm.id), arm))
+    def _warm_first(self, step: Step) -> list[Step]:
+        """Where arms take turns, the warm-ups of all of them, before the first repetition of a test is timed."""
+        if step.phase not in ("prompt", "decode") or self.settings.schedule == "sequential" or not self._together():
+            return []
+        (unit,) = step.units
+        test = unit.kind, unit.tokens, unit.depth
+        state, steps = self.writer.state, []
+        for arm in state.arms.values():
+            first = plan.repetition(self.settings, arm, arm.attempt, test)
+            if arm.outcome in ("planned", "running") and first and self._warmed.get(arm.id) != test:
+                steps.append(Step(arm.id, "warm", 1, (first,)))
+        return steps if step.attempt == 1 else []
 
-    def _speed(self, engine: Engine, arm: Arm, attempt: Attempt, kind: str) -> None:
-        with self._phase(arm.id, kind, attempt.number, self.settings.repetitions):
-            for unit in plan.repetitions(self.settings, arm.id, attempt, kind):
-                if unit.id not in arm.units:
-                    self._timed(engine, unit)
+    def _warm(self, engine: Engine, unit: e.Unit) -> None:
+        self._ask(engine, protocol.Warm(unit=unit))
+        self._warmed[unit.arm] = unit.kind, unit.tokens, unit.depth
 
-    def _timed(self, engine: Engine, unit: e.Unit) -> None:
-        self._check()
+    def _timed(self, engine: Engine, step: Step) -> None:
+        (unit,) = step.units
         while self.settings.polite and (why := self._idle()):
-            if self.writer.state.phase != "cool":
-                self._append(e.PhaseStarted(arm=unit.arm, phase="cool", attempt=unit.attempt, why=why))
-            if self._stopping.wait(1.0):
-                raise Stopped
+            self._pause(step.arm, step.attempt, why, 1.0)
         if self.writer.state.phase == "cool":
-            self._append(e.PhaseStarted(arm=unit.arm, phase=unit.kind, attempt=unit.attempt))
+            self._enter(step)
         self._ask(engine, protocol.Speed(unit=unit))
 
-    def _perplexity(self, engine: Engine, arm: Arm, number: int) -> None:
-        text = self.options.text
-        (counted,) = self._ask(engine, protocol.Tokenize(arm=arm.id, text=text, context=self.settings.context))
+    def _cool(self, step: Step) -> None:
+        self._pause(step.arm, step.attempt, step.why, drift.COOL_SECONDS)
+        self._append(e.PhaseDone(arm=step.arm, phase="cool", attempt=step.attempt))
+
+    def _pause(self, arm: str, attempt: int, why: str, seconds: float) -> None:
+        if self.writer.state.phase != "cool":
+            self._append(e.PhaseStarted(arm=arm, phase="cool", attempt=attempt, why=why))
+        if self._stopping.wait(seconds):
+            raise Stopped
+
+    def _ahead(self) -> int:
+        """How many perplexity units go into one request: several where scoring one while the next is decoded pays."""
+        state = self.writer.state
+        spare = state.host is not None and self.settings.threads < state.host.cores
+        attempt = state.arms[state.arm].attempt if state.arm in state.arms else None
+        offloaded = attempt is not None and attempt.loaded is not None and attempt.loaded.gpu_layers > 0
+        return AHEAD if spare or offloaded else 1
+
+    def _chunks(self, arm: str) -> int:
+        """How many chunks of the text there are for an arm to score."""
+        return self.writer.state.arms[arm].chunks_planned or self._counted[arm]
+
+    def _count(self, engine: Engine, arm: str) -> None:
+        request = protocol.Tokenize(arm=arm, text=self.options.text, context=self.settings.context)
+        (counted,) = self._ask(engine, request)
         limit = self.settings.chunks
-        chunks = counted.chunks if limit is None else min(limit, counted.chunks)
-        units = plan.groups(self.settings, chunks, arm.id)
-        raw = session.part(self.writer.folder, "raw", f"{arm.id}.nll")
-        file = str(raw.relative_to(self.writer.folder))
-        with self._phase(arm.id, "perplexity", number, len(units)):
-            for unit in plan.missing(units, arm):
-                self._check()
-                self._ask(engine, protocol.Score(units=(unit,), text=text, chunks=chunks, raw=str(raw), file=file))
+        self._counted[arm] = counted.chunks if limit is None else min(limit, counted.chunks)
+
+    def _score(self, engine: Engine, step: Step) -> None:
+        """Score the step's units, and where the base is decoded beside them, that first."""
+        state, folder = self.writer.state, self.writer.folder
+        arm, chunks = state.arms[step.arm], self._chunks(step.arm)
+        if "kld" in self.settings.tasks and state.base is None:
+            pair = sorted(state.arms, key=lambda name: -(state.arms[name].plan.bytes or 0))[:2]
+            self._append(base.choose(state, folder, chunks, room.arms_fit(state, pair, self._free)))
+        told = base.told(state, folder, arm, step.units, chunks)
+        if told is not None and told.ring:
+            told = self._beside(told, step.units, chunks)
+        raw = session.part(folder, "raw", f"{arm.id}.nll")
+        file = str(raw.relative_to(folder))
+        self._ask(
+            engine,
+            protocol.Score(
+                units=step.units, text=self.options.text, chunks=chunks, raw=str(raw), file=file, base=told
+            ),
+        )
+
+    def _beside(self, told: protocol.Base, units: tuple[e.Unit, ...], chunks: int) -> protocol.Base | None:
+        """Have the base decode the same chunks, for its logits. Its figures are recorded already.
+
+        A base that fails here ends the KL divergence, not the arm.
+        """
+        key = told.name, 1
+        mine = [msgspec.structs.replace(unit, arm=told.name) for unit in units]
+        scratch = session.part(self.writer.folder, "raw", "beside.nll")
+        try:
+            if key not in self._loaded:
+                self._load_beside(told.name)
+            engine = self._loaded[key]
+            request = protocol.Score(
+                units=tuple(mine),
+                text=self.options.text,
+                chunks=chunks,
+                raw=str(scratch),
+                base=msgspec.structs.replace(told, write=True, raw="", known=(), sums=""),
+            )
+            with self._asking(engine):
+                for _ in engine.ask(request, self.options.patience):
+                    pass
+        except EngineFailure as failure:
+            why = f"no KL divergence from here on: {told.name}, decoded beside: {failure.error}"
+            self._append(e.BaseChosen(base=told.name, how="none", why=why))
+            if key in self._loaded:
+                self._close(key)
+            return msgspec.structs.replace(told, logits="", slots={}, ring=0, sums="") if told.known else None
+        return told
+
+    def _load_beside(self, name: str) -> None:
+        """Load the base beside the arm under way, which stays what the log and the sampler are about."""
+        planned = self.writer.state.arms[name].plan
+        file = Path(planned.file) if planned.file else self._files.get(name) or self._made(planned, 1)
+        settings = msgspec.structs.replace(self.settings, kv=planned.kv or self.settings.kv)
+        stderr = session.part(self.writer.folder, "stderr", f"{name}.beside.txt")
+        engine = self._loaded[name, 1] = self._start_engine(stderr, self.writer.origin_ns)
+        with self._asking(engine):
+            for _ in engine.ask(
+                protocol.Load(arm=name, file=str(file), settings=settings), self.options.patience
+            ):
+                pass
+
+    def _drop_logits(self) -> None:
+        """The base's logits are of no use once all is scored: they can be made again, and are large."""
+        chosen = self.writer.state.base
+        if chosen is None or chosen.how not in ("file", "beside"):
+            return
+        for name in (base.LOGITS, f"{base.LOGITS}.part", "beside.nll"):
+            with suppress(OSError):
+                (self.writer.folder / "raw" / name).unlink(missing_ok=True)
+
+
+def _phase_of(step: Step) -> str:
+    """The phase that a step belongs to: counting the text's chunks is part of scoring them."""
+    return {"count": "perplexity"}.get(step.phase, step.phase)

@@ -11,15 +11,19 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
 import psutil
 from textual import events
+from textual.actions import ActionParseResult
 from textual.app import App
+from textual.dom import DOMNode
+from textual.geometry import Size
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.timer import Timer
@@ -34,7 +38,7 @@ from quanttui.summary import Summary, summarize
 from quanttui.transport import FROZEN, LIVE, REPLAY, Cursor
 from quanttui.tui import feed as log
 from quanttui.tui import glyphs, theming, view
-from quanttui.tui.pace import Pace, rates
+from quanttui.tui.pace import ORDINARY, Pace, rates
 from quanttui.tui.panels import Charts
 from quanttui.tui.parts import Own, View
 from quanttui.tui.screens.monitor import DRAWN, NUMBERS, MonitorScreen
@@ -73,6 +77,8 @@ class Monitor(App[str], inherit_bindings=False):
         mode: "live" with a sweep of this process, "attach" to somebody else's, "replay" of a recorded one.
         sweep: run in a thread once the screen is up. It must end by itself after `stop` or `leave` was called.
         stop, leave: ask the sweep to end, or to end so that it can go on elsewhere; called at most once.
+        disturb: told why, when the screen answers a key while repetitions are timed on all cores: the one under way
+            does not count.
         speed, at: of a replay: times the recorded pace; a time, a quant's name or "flag" to begin at.
         theme, glyphs: a theme's name; "auto" or a set's name.
         still: nothing moves and nothing of the screen's own cost is shown: for snapshots.
@@ -97,6 +103,7 @@ class Monitor(App[str], inherit_bindings=False):
         *,
         stop: Callable[[], object] | None = None,
         leave: Callable[[], object] | None = None,
+        disturb: Callable[[str], object] | None = None,
         speed: float = 1.0,
         at: str | None = None,
         theme: str = theming.DEFAULT,
@@ -106,8 +113,11 @@ class Monitor(App[str], inherit_bindings=False):
         self._themes, wrong = theming.load(paths.themes())
         super().__init__(driver_class=driver_class(self.hung_up))
         self.folder = folder
+        self._mode, self._disturb = mode, disturb
+        self._pace, self._rates = Pace(), ORDINARY
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self.cursor = _cursor(folder, mode, speed, at, still)
-        self.feed = log.Feed(folder)
+        self.feed = log.Feed(folder, ended=self._unit_ended)
         self.feed.seek(self.cursor.t)
         self.view: View | None = None
         self._glyphs = _glyph_set(glyphs)
@@ -115,9 +125,9 @@ class Monitor(App[str], inherit_bindings=False):
         self._sweeping = threading.Event()
         self._still = still
         self._focused = True
+        self._sized: Size | None = None
         self._remote = "SSH_CONNECTION" in os.environ
         self._end = log.end(folder)
-        self._pace = Pace()
         self._selected = ""
         self._summary = Summary("", None, None, (), "", ())
         self._charts = Charts()
@@ -152,7 +162,8 @@ class Monitor(App[str], inherit_bindings=False):
         return theming.defaults()
 
     def on_mount(self) -> None:
-        asyncio.get_running_loop().set_default_executor(Lasting())
+        self._event_loop = asyncio.get_running_loop()
+        self._event_loop.set_default_executor(Lasting())
         if not self.is_headless:
             self._catch_signals()
         self._dress()
@@ -205,8 +216,12 @@ class Monitor(App[str], inherit_bindings=False):
                 self._timer.stop()
             self._timer = self.set_interval(interval, self._tick)
 
-    def _tick(self) -> None:
-        """One frame: move the cursor, fold what has come, paint what is due."""
+    def _tick(self, ended: bool = False) -> None:
+        """One frame: move the cursor, fold what has come, paint what is due.
+
+        Args:
+            ended: a repetition has only just ended.
+        """
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
         self.cursor = self.cursor.passed(passed, self._end) if self._settled else self.cursor
@@ -221,14 +236,37 @@ class Monitor(App[str], inherit_bindings=False):
             self._pace.hurry()
         if self.feed.error:
             self._say(self.feed.error, "bad", stay=True)
-        wanted = rates(view.is_quiet(self.state) and self.cursor.mode == LIVE, self._remote, self._focused)
+        self._rates = wanted = rates(self._quiet, self._remote, self._focused)
         self._keep_time(wanted.numbers)
-        self.feed.poll = min(1.0, max(log.POLL, wanted.numbers / 2))
+        self.feed.poll = log.POLL if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
         if self._waiting():
             return
-        due = self._pace.due(now, wanted)
+        free = ended or (self.cursor.mode == LIVE and not view.is_timed(self.state))
+        due = self._pace.due(now, wanted, free)
         if due:
             self._paint(due, wanted.words)
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether repetitions are timed on all cores, or may be, where the cursor stands at another moment."""
+        if self.cursor.mode == LIVE:
+            return view.is_quiet(self.state)
+        return self._mode != REPLAY and not self._still and not self._over and view.fills_cores(self.state)
+
+    def _unit_ended(self) -> None:
+        """In the reader's thread: a whole frame hurts least right after a repetition."""
+        if self._event_loop is not None and self._pace.welcomes(time.monotonic(), self._rates):
+            with suppress(RuntimeError):  # the screen has ended meanwhile
+                self._event_loop.call_soon_threadsafe(self.call_later, self._tick, True)
+
+    def _disturbs(self, why: str) -> None:
+        """What is painted now is painted out of turn: the repetition under way now, and the one when it is there."""
+        self._tell_disturbed(why)
+        self.call_after_refresh(self._tell_disturbed, why)
+
+    def _tell_disturbed(self, why: str) -> None:
+        if self._disturb is not None and self.sweeping and self._quiet:
+            self._disturb(why)
 
     def _chase(self) -> None:
         self._chasing = False
@@ -255,6 +293,7 @@ class Monitor(App[str], inherit_bindings=False):
     def repaint(self) -> None:
         """A whole frame now: after a key, a change of size or theme."""
         if self._settled:
+            self._pace.answered(time.monotonic())
             self._paint("whole")
 
     @property
@@ -283,6 +322,9 @@ class Monitor(App[str], inherit_bindings=False):
         return screen
 
     def on_resize(self, event: events.Resize) -> None:
+        if self._sized not in (None, event.size):  # the first size is told of as well, now and then twice
+            self._disturbs("the terminal was resized")
+        self._sized = event.size
         self.call_after_refresh(self.repaint)
 
     def on_app_blur(self) -> None:
@@ -301,6 +343,16 @@ class Monitor(App[str], inherit_bindings=False):
         self._pace.hurry()
 
     # --- actions (ids of keys.ACTIONS) ------------------------------------------------------------------------------
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """What a key does: every one of ours paints."""
+        self._disturbs("a key was answered")
+        return await super().run_action(action, default_namespace, namespaces)
 
     def action_freeze(self) -> None:
         self._go(self.cursor.toggled(self.state.t))
@@ -341,6 +393,7 @@ class Monitor(App[str], inherit_bindings=False):
             self.select(names[(names.index(here) + by) % len(names)] if here in names else names[0])
 
     def on_monitor_screen_picked(self, event: MonitorScreen.Picked) -> None:
+        self._disturbs("a click was answered")
         self.select(event.arm)
 
     def select(self, arm: str) -> None:

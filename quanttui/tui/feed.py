@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,10 +28,16 @@ _BLOCK = 1 << 20
 
 
 class Follower(threading.Thread):
-    """Reads a log from a byte offset on and goes on as it grows. `queue` is drained by one other thread."""
+    """Reads a log from a byte offset on and goes on as it grows. `queue` is drained by one other thread.
 
-    def __init__(self, folder: Path, offset: int = 0, ahead: int = AHEAD) -> None:
+    `ended` is called in this thread after it has read that a unit ended: nothing is timed just then.
+    """
+
+    def __init__(
+        self, folder: Path, offset: int = 0, ahead: int = AHEAD, ended: Callable[[], object] = lambda: None
+    ) -> None:
         super().__init__(name="follower", daemon=True)
+        self._ended = ended
         self.ahead = ahead
         self.queue: deque[e.Event | e.Unknown] = deque()
         self.poll = POLL
@@ -56,12 +63,16 @@ class Follower(threading.Thread):
     def _read(self) -> bool:
         """Take the next block; whether there was one."""
         before = self._reader.offset
+        ended = False
         for event in self._reader.events(limit=_BLOCK):
             self.queue.append(event)
+            ended = ended or type(event) is e.UnitDone
         more = self._reader.offset > before
         if more:
             self.arrived = time.monotonic()
         self.at_end = not more
+        if ended:
+            self._ended()
         return more
 
     def hurry(self) -> None:
@@ -79,16 +90,18 @@ class Feed:
     Args:
         folder: the session's.
         ahead: events that may wait to be folded; a block of the log comes on top.
+        ended: called in another thread soon after a unit has ended.
 
     Raises:
         UserError: the folder holds no session.
     """
 
-    def __init__(self, folder: Path, ahead: int = AHEAD) -> None:
+    def __init__(self, folder: Path, ahead: int = AHEAD, ended: Callable[[], object] = lambda: None) -> None:
         self.folder = folder
         self.state = fold.State()
         self._ahead = ahead
-        self._follower = Follower(folder, ahead=ahead)
+        self._ended = ended
+        self._follower = Follower(folder, 0, ahead, ended)
         self._follower.start()
 
     def advance(self, t: float | None, budget: float = 0.05) -> bool:
@@ -126,7 +139,7 @@ class Feed:
 
     def _restart(self, offset: int, state: fold.State) -> None:
         self._follower.stop()
-        self._follower = Follower(self.folder, offset, self._ahead)
+        self._follower = Follower(self.folder, offset, self._ahead, self._ended)
         self._follower.start()
         self.state = state
 

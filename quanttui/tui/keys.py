@@ -52,8 +52,10 @@ MARKS = (
     ("[!]", "caution: read the sentence before believing the figure"),
     ("[=]", "explained: what sets this speed"),
     ("[ok]", "done; [i] information, [x] failed"),
-    ("✓ ! ▶ · ✗", "done, done with a doubt, running, to come, failed"),
+    ("✓ ! ▶ ◐ · ✗", "done, done with a doubt, under way, begun but waiting, to come, failed"),
     ("*  …  ~", "tainted, still running, predicted"),
+    ("±95", "95 % confidence sequence: right whenever one looks and stops"),
+    ("call", "perplexity against the base's by that: within, worse, better, open"),
     ("bus", "achieved GB/s of the measured ceiling; A is the bytes that one token reads"),
     ("reread", "bytes that had to be read again for each token: from swap, from the file"),
 )

@@ -1,7 +1,8 @@
 """How often what is painted. Pure: time comes in as an argument.
 
 A dashboard at ordinary rates takes 6 % off a decode that fills every core (measured, 2 threads on 2 cores): so while
-a repetition is timed on all cores only a few numbers are painted, once a second, and whole frames every 3 s.
+repetitions are timed on all cores only a few numbers are painted, once a second, and whole frames where one repetition
+ends and the next begins, or every 3 s inside a long one.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import msgspec
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Seconds between repaints: of the numbers, of all with the charts; and whether only a few numbers are painted."""
+    """Seconds between repaints: of the numbers, of all with the charts; and whether only a few numbers are painted.
+
+    `between`: seconds after which a whole frame may come where a repetition ends, 0 where that makes no difference.
+    """
 
     numbers: float
     whole: float
     few: bool = False
+    between: float = 0.0
 
     @property
     def words(self) -> str:
@@ -24,7 +29,7 @@ class Rates(msgspec.Struct, frozen=True):
 ORDINARY = Rates(0.2, 1.0)
 REMOTE = Rates(0.5, 2.0)
 UNFOCUSED = Rates(1.0, 2.0)
-QUIET = Rates(1.0, 3.0, few=True)
+QUIET = Rates(1.0, 3.0, few=True, between=1.5)
 
 SLACK = 0.02
 """Seconds by which a timer may be early."""
@@ -42,16 +47,29 @@ class Pace:
         self._numbers = self._whole = float("-inf")
         self._quiet = False
 
-    def due(self, now: float, rates: Rates) -> str:
-        """ "whole", "few", "numbers", or "" for nothing; leaving the quiet is always a whole frame."""
+    def due(self, now: float, rates: Rates, free: bool = False) -> str:
+        """ "whole", "few", "numbers", or "" for nothing; leaving the quiet is always a whole frame.
+
+        Args:
+            free: no repetition is timed now, or one has only just ended.
+        """
         left, self._quiet = self._quiet and not rates.few, rates.few
-        if left or now - self._whole >= rates.whole - SLACK:
+        whole = rates.between if rates.few and free else rates.whole
+        if left or now - self._whole >= whole - SLACK:
             self._whole = self._numbers = now
             return "whole"
         if now - self._numbers >= rates.numbers - SLACK:
             self._numbers = now
             return "few" if rates.few else "numbers"
         return ""
+
+    def welcomes(self, now: float, rates: Rates) -> bool:
+        """Whether a look is worth while where a repetition ends: a whole frame would be due. Callable by any thread."""
+        return rates.few and now - self._whole >= rates.between - SLACK
+
+    def answered(self, now: float) -> None:
+        """A whole frame was painted out of turn, for a key: the next one has its time from here."""
+        self._whole = self._numbers = now
 
     def hurry(self) -> None:
         """A whole frame is due at once."""

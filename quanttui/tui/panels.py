@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Iterable
 
 import msgspec
 
@@ -122,7 +124,7 @@ def charts(state: State, summary: Summary, columns: int) -> Charts:
     util = timed("gpu.util", binary=False)
     return Charts(
         speed=_speed_trace(state, arm, other, columns),
-        perplexity=_perplexity_trace(arm, base, columns),
+        perplexity=_perplexity_trace(state, arm, base, columns),
         memory=_both(memory or used, used if memory else None),
         swap=_both(timed("engine.read/s"), timed("swap.in/s")),
         bus=_bus_trace(state, begin, columns, util),
@@ -162,23 +164,35 @@ def _decoded(arm: Arm | None) -> Attempt | None:
     return next((one for one in reversed(arm.attempts) if one.tokens), None) if arm is not None else None
 
 
-def running_perplexity(arm: Arm) -> Series:
-    """The perplexity over the chunks so far, at each chunk."""
+def running_perplexity(arm: Arm, order: Iterable[int] | None = None) -> Series:
+    """The perplexity over the chunks so far, by how many were scored: in the order of scoring, or in that given.
+
+    A chunk of the order that the arm has not scored is a break.
+    """
     series, total, nll = Series(width=1.0), 0, 0.0
-    for index in sorted(arm.chunks):
-        chunk = arm.chunks[index]
+    for place, index in enumerate(arm.chunks if order is None else order):
+        chunk = arm.chunks.get(index)
+        if chunk is None:
+            continue
         total, nll = total + chunk.scored, nll + chunk.nll
         if total:
             # Beyond e^700 there is no float; a model that bad is shown at the chart's edge.
-            series.add(index, math.exp(min(nll / total, 700.0)))
+            series.add(place, math.exp(min(nll / total, 700.0)))
     return series
 
 
-def _perplexity_trace(arm: Arm | None, base: Arm | None, columns: int) -> Trace | None:
+def _perplexity_trace(state: State, arm: Arm | None, base: Arm | None, columns: int) -> Trace | None:
+    """The running perplexity, and the base's over the same chunks in the same order.
+
+    Where an arm may be decided long before the last chunk, the chart goes as far as any has come.
+    """
     if arm is None or not arm.chunks:
         return None
-    ghost = running_perplexity(base) if base is not None and base is not arm and base.chunks else None
-    span = max(arm.chunks_planned or 0, max(arm.chunks) + 1)
+    ghost, most = None, len(arm.chunks)
+    if base is not None and base is not arm and base.chunks:
+        order = [*arm.chunks, *(index for index in base.chunks if index not in arm.chunks)]
+        ghost, most = running_perplexity(base, order), len(order)
+    span = most if state.settings.until == "decided" else max(arm.chunks_planned or 0, most)
     return over_progress(running_perplexity(arm), ghost, span, columns)
 
 
@@ -187,14 +201,23 @@ def _bus_trace(state: State, begin: float, columns: int, util: Trace | None) -> 
     series = state.series.get("decode.tok_s")
     if series is None:
         return msgspec.structs.replace(util, values=(), ghost=util.values, high=100.0) if util else None
-    stretches = [(span.start, span.end, _per_tok_s(state, span)) for span in state.spans if span.phase == "decode"]
+    factors: dict[tuple[str, int], float | None] = {}
+    stretches = []
+    for span in state.spans:
+        if span.phase == "decode" and (span.end is None or span.end >= begin - LEAST_WINDOW):
+            key = span.arm, span.attempt
+            if key not in factors:
+                factors[key] = _per_tok_s(state, span)
+            stretches.append((span.start, span.end, factors[key]))
+    starts = [start for start, _, _ in stretches]
     trace = joined(over_time(series, state.t, begin, columns, LEAST_COLUMN), lambda rate: 1.5 / rate if rate > 0 else 0)
 
     def share(x: float, rate: float) -> float | None:
-        for start, end, factor in reversed(stretches):
-            if start < x + trace.width and (end is None or x <= end):
-                return None if factor is None else rate * factor
-        return None
+        place = bisect_left(starts, x + trace.width) - 1
+        if place < 0:
+            return None
+        _, end, factor = stretches[place]
+        return rate * factor if factor is not None and (end is None or x <= end) else None
 
     found = mapped(trace, share)
     high = max(100.0, ceiling(found.values)) if found.high > 100 else 100.0
@@ -234,34 +257,27 @@ def speed(at: Now) -> tuple[Metric, Panel]:
     why = _waiting(at, "decode") if rate is None else ""
     value = f"{significant(rate)}{mark} tok/s" if rate is not None else _nothing(at)
     gen = at.mine.decode if at.mine else None
-    error = f" ±{significant(gen.sd, 2)}" if gen is not None and gen.sd is not None else ""
     before = _previous(state, at.summary)
     note = ""
     if rate is not None and before is not None and before.decode is not None:
-        note = f"{_signed(rate - before.decode.tok_s)} vs {clean(before.id, 20)}"
-    count = len(at.attempt.decode) if at.attempt else 0
-    progress = f"rep {min(count + 1, state.settings.repetitions)}/{state.settings.repetitions}"
-    progress = progress if decoding else "done" if rate is not None else ""
+        note = against(rate, before.decode.tok_s, clean(before.id, 20), at.summary.floor)
+    progress = _repetition(at) if decoding else _round(at) or ("done" if rate is not None else "")
     present = state.running.tokens * 1e9 / state.running.ns if decoding and state.running and state.running.ns else None
-    prompt = mine.prompt if mine else None
     left: list[tuple[str, str]] = [("gen ", "dim"), (value, "speed")]
-    if rate is not None:
-        left[1:] = [(f"{significant(rate)}{mark}", "speed"), (error, "text")]
+    if rate is not None and gen is not None:
+        left[1:] = [(f"{significant(rate)}{mark}", "speed"), (f" {within(gen.radius)}", "text")]
+        left.append((f" (95 %, {gen.n} rep{'s' if gen.n != 1 else ''})", "dim"))
     left.append((f"  {progress}", "dim"))
-    if prompt is not None:
-        left += [("   prompt ", "dim"), (significant(prompt.tok_s), "text")]
-    elif prompting:
-        left += [("   prompt ", "dim"), ("running", "text")]
     aside = f"now {significant(present)}" if present is not None else note
     trace = at.charts.speed
-    line = (tuple(left), ((aside, "dim"),))
+    lines = [(tuple(left), ((aside, "dim"),)), *_prompt_line(at, prompting)]
     dotted = f"dotted: {at.charts.other} at same token" if trace and trace.ghost else "by token"
     panel = Panel(
         "1 speed, tok/s",
-        "running" if decoding or prompting else "",
-        "accent" if decoding or prompting else "dim",
+        "running" if decoding or prompting or at.running("anchor") else "",
+        "accent" if decoding or prompting or at.running("anchor") else "dim",
         "speed",
-        (line,),
+        tuple(lines),
         (),
         trace,
         (dotted if trace else "", _range(trace)),
@@ -271,12 +287,61 @@ def speed(at: Now) -> tuple[Metric, Panel]:
     return Metric("gen", value, "speed", short, "dim", trace=trace), panel
 
 
+def against(rate: float, other: float, name: str, floor: float | None) -> str:
+    """A speed against another's: `+3.5 vs Q6_K`, or that they are the same where an arm differs as much from itself."""
+    if floor is not None and abs(rate - other) <= floor * other:
+        return f"same as {name}"
+    return f"{_signed(rate - other)} vs {name}"
+
+
+def within(radius: float | None) -> str:
+    """The half-width of an interval: `±0.31`, or that it is not known yet."""
+    return f"±{significant(radius, 2)}" if radius is not None else "±?"
+
+
+def _repetition(at: Now) -> str:
+    """Which repetition of the decode is under way."""
+    unit = at.state.running.unit if at.state.running else None
+    depth = unit.depth if unit is not None else at.state.settings.depths[0]
+    wanted = at.state.settings.repetitions
+    count = 1 + len(at.attempt.at_depth("decode", depth)) if at.attempt else 1
+    deep = f" at depth {depth}" if depth != at.state.settings.depths[0] else ""
+    return f"rep {count}/{wanted}{deep}" if count <= wanted else f"rep {count}{deep}"
+
+
+def _round(at: Now) -> str:
+    """That it is the anchor's turn to be measured again."""
+    if not at.running("anchor") or at.arm is None:
+        return ""
+    unit = at.state.running.unit if at.state.running else None
+    number = unit.attempt if unit is not None else at.arm.anchor[-1].unit.attempt if at.arm.anchor else 1
+    return f"anchor round {number}"
+
+
+def _prompt_line(at: Now, prompting: bool) -> list[tuple[Line, Line]]:
+    """The prompt's speed, and the decode's at the largest depth."""
+    prompt, deep = at.mine.prompt if at.mine else None, at.mine.deeper[-1] if at.mine and at.mine.deeper else None
+    left: Line = ()
+    if prompt is not None:
+        spread = f" ±{significant(prompt.sd, 2)} sd" if prompt.sd is not None else ""
+        left = (("prompt ", "dim"), (significant(prompt.tok_s), "prompt"), (spread, "text"))
+    elif prompting:
+        left = (("prompt ", "dim"), ("running", "text"))
+    right: Line = ()
+    if deep is not None and deep.decode is not None:
+        right = (
+            (f"at depth {deep.depth}: gen ", "dim"),
+            (f"{significant(deep.decode.tok_s)} {within(deep.decode.radius)}", "text"),
+        )
+    return [(left, right)] if left or right else []
+
+
 def perplexity(at: Now) -> tuple[Metric, Panel]:
-    """Perplexity so far, and its paired difference from the base."""
+    """Perplexity so far, its paired difference from the base with its call, and the KL divergence."""
     quality = at.mine.perplexity if at.mine else None
     trace = at.charts.perplexity
     running = at.running("perplexity")
-    if quality is None:
+    if quality is None or at.mine is None:
         why = _waiting(at, "perplexity")
         return (
             Metric("ppl", _nothing(at), "perplexity", why if why != "not yet" else "", "dim"),
@@ -285,29 +350,89 @@ def perplexity(at: Now) -> tuple[Metric, Panel]:
     mark = "…" if quality.running else ""
     planned = quality.chunks_planned
     chunks = f"{quality.chunks}/{planned}" if planned else str(quality.chunks)
-    error = f" ±{significant(quality.se, 2)}" if quality.se is not None else ""
-    delta = difference(at.mine)
+    error = f" ±{significant(quality.se, 2)} se" if quality.se is not None else ""
     value = f"{ppl(quality.value)}{mark}"
-    left = (
-        (value, "perplexity"),
-        (error, "text"),
-        ("   chunk ", "dim"),
-        (chunks, "text"),
-    )
-    base = at.mine.delta.base if at.mine and at.mine.delta else ""
-    note = f"{delta} vs {clean(base, 20)}" if base else "base" if at.mine and at.mine.id == at.summary.base else ""
-    dotted = f"dotted: {at.charts.base} at same chunk" if trace and trace.ghost else "by chunk"
+    left = ((value, "perplexity"), (error, "text"), ("   chunks ", "dim"), (chunks, "text"))
+    is_base = at.mine.id == at.summary.base
+    said, level = call(at.mine)
+    rests = after(at.mine, at.state.settings.until)
+    called: Line = ((said, level), (f" {rests}", "dim")) if said else ()
+    lines: list[tuple[Line, Line]] = [(left, (("base", "dim"),) if is_base else called)]
+    delta, short = at.mine.delta, ""
+    if delta is not None:
+        name, gap = clean(delta.base, 20), difference(at.mine)
+        short = f"{gap} (95%) vs {name}" + (f", {said}" if said else "")
+        about = "over this text" if delta.of_text else "over texts like it"
+        lines.append(((("Δppl ", "dim"), (gap, "text"), (" (95 % sequence)", "dim"), (f" vs {name}", "dim")),
+                      ((about, "dim"),)))  # fmt: skip
+    lines += _divergence_line(at.mine)
+    dotted = f"dotted: {at.charts.base} over the same chunks" if trace and trace.ghost else "by chunks scored"
+    state = "running" if quality.running and running else "waiting" if quality.running else "done"
     panel = Panel(
         "2 perplexity",
-        "running" if quality.running else "done",
-        "accent" if quality.running else "dim",
+        state,
+        "accent" if state == "running" else "dim",
         "perplexity",
-        ((left, ((note, "text"),)),),
+        tuple(lines),
         (),
         trace,
         (dotted, _range(trace)),
     )
-    return Metric("ppl", f"{value}  {chunks}", "perplexity", note, "text", trace=trace), panel
+    return Metric("ppl", f"{value}  {chunks}", "perplexity", short or ("base" if is_base else ""), "text",
+                  trace=trace), panel  # fmt: skip
+
+
+def _divergence_line(mine: ArmSummary) -> list[tuple[Line, Line]]:
+    """The KL divergence with its sequence, and how often both hold the same token for the likeliest."""
+    if mine.kld is None:
+        return []
+    found = mine.kld.found
+    fewer = mine.perplexity is not None and mine.kld.chunks < mine.perplexity.chunks
+    over = f", {mine.kld.chunks} chunks" if fewer else ""
+    left = (
+        ("KLD ", "dim"),
+        (f"{divergence(mine)} {within(radius(found.kld.value, mine.kld.low, mine.kld.high))}", "text"),
+        (f" (95 %{over})", "dim"),
+    )
+    error = f" ±{significant(100 * found.same_top.error, 2)}" if found.same_top.error is not None else ""
+    right = (("same top ", "dim"), (f"{100 * found.same_top.value:.1f}{error} %", "text"), (" se", "dim"))
+    return [(left, right)]
+
+
+def radius(middle: float, low: float | None, high: float | None) -> float | None:
+    """The larger side of an interval around a value."""
+    return None if low is None or high is None else max(high - middle, middle - low, 0.0)
+
+
+def divergence(mine: ArmSummary) -> str:
+    """The mean KL divergence in nats per token."""
+    value = mine.kld.found.kld.value if mine.kld else None
+    return significant(value) if value is None or abs(value) >= 1e-4 else f"{value:.1e}"
+
+
+CALLS = {"within": "ok", "worse": "warn", "better": "info", "undecided": "dim"}
+"""A call's role."""
+
+
+def call(mine: ArmSummary) -> tuple[str, str]:
+    """Whether the perplexity lies within the tolerance, in words, and its role; "" where there is nothing to say."""
+    found = mine.decision
+    if found is None:
+        return "", "dim"
+    word = f"within {100 * found.tolerance:g} %" if found.call == "within" else found.call
+    if found.call == "undecided" and mine.perplexity is not None and mine.perplexity.running:
+        word = "open"
+    return word, CALLS.get(found.call, "text")
+
+
+def after(mine: ArmSummary, until: str) -> str:
+    """Upon how much a call rests: `after 24 chunks`; `so far` where a full sweep scores on, whatever the call."""
+    found, quality = mine.decision, mine.perplexity
+    if found is None or quality is None:
+        return ""
+    if until == "full" and quality.running and found.call != "undecided":
+        return "so far"
+    return f"after {found.chunks} chunk{'s' if found.chunks != 1 else ''}"
 
 
 def bus(at: Now) -> tuple[Metric, Panel]:
@@ -551,15 +676,16 @@ def part(count: float) -> str:
 
 
 def difference(mine: ArmSummary | None) -> str:
-    """The paired difference from the base in percent, with its error: `+1.7% ±0.3`."""
+    """The paired difference from the base in percent, with the larger side of its 95 % sequence: `+1.7% ±0.3`."""
     delta = mine.delta if mine else None
     if delta is None:
         return ""
-    known = delta.percent_error
+    known = radius(delta.percent, delta.low, delta.high)
     # As many decimals as the error has a say in: its first digit is the last one shown.
     places = 2 if not known else min(2, max(1, -math.floor(math.log10(known))))
     places = places if abs(delta.percent) < 100 else 0
-    error = f" ±{known:.{places}f}" if known is not None else ""
+    known = max(known, 10.0**-places) if known else known  # what rounds to 0 is not 0
+    error = " ±?" if known is None else f" ±{known:.{places}f}" if known < 1e5 else f" ±{known:.1e}"
     return f"{delta.percent:+.{places}f}%{error}" if abs(delta.percent) < 1e5 else f"{delta.percent:+.1e}%"
 
 
@@ -596,7 +722,7 @@ def _waiting(at: Now, phase: str) -> str:
     settings = at.state.settings
     if phase == "decode" and (not settings.decode or not settings.repetitions or "speed" not in settings.tasks):
         return "not measured: the plan has no decoding"
-    if phase == "perplexity" and (settings.chunks == 0 or "ppl" not in settings.tasks):
+    if phase == "perplexity" and (settings.chunks == 0 or not {"ppl", "kld"} & set(settings.tasks)):
         return "not measured: the plan has no perplexity"
     if at.mine is not None and at.mine.outcome not in ("ok", "running", "planned"):
         return clean(f"none: {at.mine.outcome}: {at.mine.error}" if at.mine.error else f"none: {at.mine.outcome}")

@@ -28,6 +28,15 @@ class Own(msgspec.Struct, frozen=True):
     level: str = "info"
 
 
+class Observed(msgspec.Struct, frozen=True):
+    """What watching was found to cost on this machine: shares of the decode speed, with the live screen and without
+    any, against nobody looking; medians over so many pairs."""
+
+    live: float
+    headless: float
+    pairs: int
+
+
 class Mark(msgspec.Struct, frozen=True):
     """One quant in the strip of quants: its sign, its name, their role."""
 
@@ -109,7 +118,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The whole screen. `t` is session time; `headings` are the table's by column, in order; `quiet` asks for as
-    little painting as can be."""
+    little painting as can be; `observer` is None where it was not measured."""
 
     t: float
     mode: str
@@ -138,3 +147,4 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     probes: str
     own: Own
     quiet: bool
+    observer: Observed | None = None

@@ -9,21 +9,24 @@ from __future__ import annotations
 from quanttui.diagnosis.verdicts import Verdict
 from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant
 from quanttui.state import State
-from quanttui.summary import ArmSummary, Summary, eta, peak, phase_left, tainted
+from quanttui.summary import ArmSummary, Summary, at_most, eta, peak, phase_left, share_done, tainted
 from quanttui.transport import FROZEN, LIVE, Cursor
 from quanttui.tui import panels
 from quanttui.tui.panels import LEVELS, Charts, Now
-from quanttui.tui.parts import Entry, Line, Mark, Own, Row, Span, Step, Stretch, View
+from quanttui.tui.parts import Entry, Line, Mark, Observed, Own, Row, Span, Step, Stretch, View
 
 COLUMNS = {
     "quant": "quant",
     "size": "GB",
     "bits": "bpw",
     "prompt": "prompt tok/s",
-    "gen": "gen tok/s",
+    "gen": "gen tok/s ±sd",
     "bus": "%bus",
     "ppl": "perplexity",
-    "delta": "Δppl % ±",
+    "delta": "Δppl % ±95",
+    "call": "call",
+    "kld": "KLD",
+    "top": "same top %",
     "energy": "J/token",
     "efficiency": "tok/s/W",
     "peak": "peak GiB",
@@ -31,7 +34,16 @@ COLUMNS = {
 }
 """The table's columns by key, with their headings."""
 
+TIMED = ("prompt", "decode", "anchor")
+"""Kinds of units whose time is their result, and the phases that consist of them."""
+
 SIGNS = {"planned": ("·", "dim"), "running": ("▶", "accent"), "ok": ("✓", "ok"), "skipped": ("-", "dim")}
+BEGUN = ("◐", "info")
+"""The sign of an arm that has begun while another one is under way."""
+
+LANE = 500
+"""Spans are drawn together where they are narrower than this part of the lane: no screen has as many columns."""
+
 _LEVELS = {"info": ("[i]", "info"), "ok": ("[ok]", "ok"), "warn": ("[!]", "warn"), "bad": ("[x]", "bad")}
 _STEPS = {"load": "load", "prompt": "prompt", "decode": "gen", "perplexity": "ppl"}
 
@@ -66,6 +78,7 @@ def of(
     watts, power = panels.power(at)
     fraction, seconds = phase_left(state)
     mode, role = _mode(state, cursor, over)
+    left = None if over else eta(state)
     rows = tuple(_row(at, one) for one in summary.arms)
     chosen = selected if selected in state.arms else state.arm
     return View(
@@ -77,13 +90,13 @@ def of(
         done=sum(arm.outcome not in ("planned", "running") for arm in state.arms.values()),
         total=len(state.arms),
         clock=clock(state.t),
-        left=_left(state, over),
+        left=_left(state, left),
         phase=state.phase,
         fraction=fraction,
         phase_left=_phase_words(state, fraction, seconds),
-        marks=tuple(_mark(one) for one in summary.arms),
-        lane=_lane(state),
-        lane_end=state.t + (0.0 if over else eta(state) or 0.0),
+        marks=tuple(_mark(one, state.arm) for one in summary.arms),
+        lane=_lane(state, state.t + (left or 0.0)),
+        lane_end=state.t + (left or 0.0),
         steps=_steps(at, fraction),
         metrics={
             one.name: one for one in (gen, ppl, bus_, panels.reread(at), mem, swap_, panels.gpu(at), watts)
@@ -100,20 +113,35 @@ def of(
         probes=_probes(state),
         own=own,
         quiet=is_quiet(state),
+        observer=_observed(state),
     )  # fmt: skip
 
 
 def is_quiet(state: State) -> bool:
-    """Whether a repetition is timed on all cores, so that every repaint would slow what is measured."""
-    unit = state.running.unit if state.running else None
-    if unit is None or unit.kind not in ("prompt", "decode") or state.host is None:
+    """Whether repetitions are being timed on all cores, so that every repaint slows what is measured."""
+    return (state.running.unit.kind if state.running else state.phase) in TIMED and fills_cores(state)
+
+
+def is_timed(state: State) -> bool:
+    """Whether a repetition is being timed."""
+    return state.running is not None and state.running.unit.kind in TIMED
+
+
+def fills_cores(state: State) -> bool:
+    """Whether the quant under way computes on every core: not where all of it is on a GPU, nor where one is spare."""
+    if state.host is None:
         return False
-    arm = state.arms.get(unit.arm)
+    arm = state.arms.get(state.running.unit.arm if state.running else state.arm)
     loaded = arm.attempt.loaded if arm and arm.attempt else None
     if loaded is not None and 0 < loaded.layers <= loaded.gpu_layers:
         return False
     threads = loaded.threads if loaded is not None else state.settings.threads
     return threads >= state.host.cores
+
+
+def _observed(state: State) -> Observed | None:
+    found = state.observer
+    return Observed(found.live, found.headless, found.pairs) if found is not None else None
 
 
 # --- the top --------------------------------------------------------------------------------------------------------
@@ -141,15 +169,19 @@ def _where(summary: Summary) -> str:
     return " · ".join(words)
 
 
-def _left(state: State, over: bool) -> str:
-    seconds = None if over else eta(state)
-    return f"{duration(seconds)} left" if seconds is not None else ""
+def _left(state: State, seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{'≤' if at_most(state) else ''}{duration(seconds)} left"
 
 
 def _phase_words(state: State, fraction: float, seconds: float | None) -> str:
     if not state.phase:
         return ""
-    left = f"  {duration(seconds)} left" if seconds is not None else ""
+    if state.phase == "cool":
+        return "cool: waiting"
+    bound = "≤" if state.phase == "perplexity" and at_most(state) else ""
+    left = f"  {bound}{duration(seconds)} left" if seconds is not None else ""
     return f"{short(state.phase)} {fraction * 100:.0f}%{left}"
 
 
@@ -158,27 +190,44 @@ def short(phase: str) -> str:
     return {"decode": "gen", "perplexity": "ppl", "bandwidth": "bus", "quantize": "make"}.get(phase, phase)
 
 
-def sign(one: ArmSummary) -> Span:
-    """A quant's sign and role: running, done, done with a doubt, failed, not begun."""
+def sign(one: ArmSummary, here: str = "") -> Span:
+    """A quant's sign and role: under way, begun, done, done with a doubt, failed, not begun.
+
+    Args:
+        here: the quant that is under way.
+    """
     kinds = {v.kind for v in one.verdicts if v.kind == "contaminated" or v.phase in ("decode", "")}
     if one.outcome == "ok" and "contaminated" in kinds:
         return "!", "bad"
     if one.outcome == "ok" and "caution" in kinds:
         return "!", "warn"
+    if one.outcome == "running" and one.id != here:
+        return BEGUN
     return SIGNS.get(one.outcome, ("✗", "bad"))
 
 
-def _mark(one: ArmSummary) -> Mark:
-    glyph, role = sign(one)
+def _mark(one: ArmSummary, here: str) -> Mark:
+    glyph, role = sign(one, clean(here, 80))
     return Mark(one.id, glyph, clean(one.id, 24), role)
 
 
-def _lane(state: State) -> tuple[Stretch, ...]:
-    now, t = state.span, state.t
-    return tuple(
-        Stretch(clean(span.arm, 24), span.phase, span.start, t if span.end is None else span.end, span is now)
-        for span in state.spans
-    )
+def _lane(state: State, end: float) -> tuple[Stretch, ...]:
+    """The phases so far. Those too narrow to be seen are drawn as one: of the phase that takes most of it, while they
+    are of no other phase for as long as turns are taken in it."""
+    now, t, least = state.span, state.t, max(end, state.t) / LANE
+    found: list[Stretch] = []
+    shares: dict[str, float] = {}
+    for span in state.spans:
+        until = t if span.end is None else span.end
+        seconds, last = until - span.start, found[-1] if found and shares else None
+        if seconds < least and last and (last.end - last.start < least or span.phase == last.phase):
+            shares[span.phase] = shares.get(span.phase, 0.0) + seconds
+            phase = max(shares, key=shares.__getitem__)
+            found[-1] = Stretch(last.arm, phase, last.start, until, span is now)
+            continue
+        shares = {span.phase: seconds} if seconds < least else {}
+        found.append(Stretch(clean(span.arm, 24), span.phase, span.start, until, span is now))
+    return tuple(found)
 
 
 def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
@@ -190,14 +239,12 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
         "load": True,
         "prompt": "speed" in settings.tasks and settings.prompt > 0 and settings.repetitions > 0,
         "decode": "speed" in settings.tasks and settings.decode > 0 and settings.repetitions > 0,
-        "perplexity": "ppl" in settings.tasks and settings.chunks != 0,
+        "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
     }
-    here = at.arm.id, at.attempt.number
-    ended = {span.phase for span in at.state.spans if (span.arm, span.attempt) == here and span.end is not None}
-    steps = []
+    steps = [Step(short(at.state.phase), fraction)] if at.running("anchor") or at.running("warm") else []
     for phase, is_wanted in wanted.items():
         if is_wanted:
-            done = fraction if at.running(phase) else 1.0 if phase in ended else 0.0
+            done = fraction if at.running(phase) else share_done(at.state, at.arm, phase)
             steps.append(Step(_STEPS[phase], min(1.0, max(0.0, done))))
     return tuple(steps)
 
@@ -207,8 +254,12 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
 
 def _headings(summary: Summary) -> dict[str, str]:
     """The columns that have something in them, in order; sizes in a unit that suits them all."""
-    empty = () if any(one.energy for one in summary.arms) else ("energy", "efficiency")
+    empty: set[str] = set() if any(one.energy for one in summary.arms) else {"energy", "efficiency"}
+    empty |= set() if any(one.kld for one in summary.arms) else {"kld", "top"}
+    empty |= set() if any(one.decision for one in summary.arms) else {"call"}
     found = {key: title for key, title in COLUMNS.items() if key not in empty}
+    tolerance = next((one.decision.tolerance for one in summary.arms if one.decision), 0.0)
+    found |= {"call": f"call ±{100 * tolerance:g} %"} if "call" in found else {}
     return found | {"size": _file_unit(summary)[0], "peak": f"peak {_memory_unit(summary)[0]}"}
 
 
@@ -224,7 +275,7 @@ def _memory_unit(summary: Summary) -> tuple[str, float]:
 
 def _row(at: Now, one: ArmSummary) -> Row:
     state = at.state
-    glyph, role = sign(one)
+    glyph, role = sign(one, clean(state.arm, 80))
     running = one.outcome == "running"
     decoding = running and state.arm == one.id and state.phase == "decode"
     prompt = "*" if tainted(one.verdicts, "prompt") else "…" if running and state.phase == "prompt" else ""
@@ -237,11 +288,14 @@ def _row(at: Now, one: ArmSummary) -> Row:
         "quant": (f"{glyph}{clean(one.id, 24)}", role),
         "size": (significant(one.bytes / file_unit) if one.bytes is not None else ABSENT, "text"),
         "bits": (significant(one.bits_per_weight) if one.bits_per_weight is not None else ABSENT, "dim"),
-        "prompt": _speed(one.prompt.tok_s, one.prompt.sd, prompt) if one.prompt else (ABSENT, "dim"),
+        "prompt": _speed(one.prompt.tok_s, None, prompt) if one.prompt else (ABSENT, "dim"),
         "gen": _speed(one.decode.tok_s, one.decode.sd, taint) if one.decode else _guess(guess),
         "bus": (percent(one.decode.mbu), "text") if one.decode and one.decode.mbu is not None else (ABSENT, "dim"),
         "ppl": _quality(one),
         "delta": _delta(at, one),
+        "call": _call(at, one),
+        "kld": _kld(at, one),
+        "top": (f"{100 * one.kld.found.same_top.value:.1f}", "text") if one.kld else _kld(at, one),
         "energy": (significant(energy.joules_per_token if energy else None), "text"),
         "efficiency": (significant(energy.tok_s_per_w if energy else None), "text"),
         "peak": (significant(most / unit), "text")
@@ -274,6 +328,20 @@ def _delta(at: Now, one: ArmSummary) -> Span:
     return panels.difference(one).replace("%", "") + running, "text"
 
 
+def _call(at: Now, one: ArmSummary) -> Span:
+    """The call in one word; the tolerance stands in the heading."""
+    word, role = panels.call(one)
+    if word:
+        return {"within": "within", "undecided": "open"}.get(one.decision.call, word) if one.decision else word, role
+    return ("base", "dim") if one.id == at.summary.base and one.perplexity else (ABSENT, "dim")
+
+
+def _kld(at: Now, one: ArmSummary) -> Span:
+    if one.kld is None:
+        return ("base", "dim") if one.id == at.summary.base and one.perplexity else (ABSENT, "dim")
+    return panels.divergence(one) + ("…" if one.perplexity is not None and one.perplexity.running else ""), "text"
+
+
 def _predicted(at: Now, one: ArmSummary) -> tuple[float | None, float | None]:
     """Speed and memory of a quant that has not begun.
 
@@ -304,7 +372,8 @@ def _judged(at: Now, one: ArmSummary) -> Span:
     words = [panels.flag(v) for v in decode] + [f"{panels.flag(v)} ({short(v.phase)})" for v in others]
     again = [clean(one.reproduced, 60)] if one.reproduced else []
     if not words:
-        return (", ".join(again) or (short(at.state.phase) if one.outcome == "running" else "ok")), "dim"
+        doing = short(at.state.phase) if one.id == clean(at.state.arm, 80) else "begun, waiting"
+        return (", ".join(again) or (doing if one.outcome == "running" else "ok")), "dim"
     return "  ".join([*words[:2], *again]), LEVELS[(decode or others)[0].kind]
 
 
@@ -320,16 +389,57 @@ def _verdict(state: State, summary: Summary, chosen: str) -> tuple[Line, ...]:
     name = clean(one.id, 24)
     if one.error:
         lines.append(((f"{name} ", "text"), ("[x] ", "bad"), (clean(f"{one.outcome}: {one.error}"), "text")))
+    called = _called(state, name, one)
     for verdict in one.verdicts:
+        if called and verdict.kind != "contaminated":
+            lines.append(called)
+            called = ()
         if panels.pending(state, one, verdict):
             lines.append(((f"{name} {short(verdict.phase)} ", "text"), (clean(verdict.sentence), "dim")))
         else:
             lines.append(_spelled(name, verdict))
+    lines += [called] if called else []
+    lines += _deeper(name, one)
+    if one.disturbed:
+        times = f"{one.disturbed} repetition{'s' if one.disturbed > 1 else ''}"
+        lines.append(((f"{name} ", "text"), ("[i] ", "info"), (f"{times} done again: a key was answered", "text")))
     if one.label_note:
         lines.append(((f"{name} ", "text"), ("[!] ", "warn"), (clean(one.label_note), "text")))
     if not lines:
         lines.append(((f"{name} ", "text"), ("no verdict yet" if one.outcome != "ok" else "nothing to object", "dim")))
     return tuple(lines)
+
+
+def _called(state: State, name: str, one: ArmSummary) -> Line:
+    """The call on its perplexity with what it rests on; empty where there is none."""
+    said, role = panels.call(one)
+    delta, found = one.delta, one.decision
+    if not said or delta is None or found is None:
+        return ()
+    base = clean(delta.base, 20)
+    against = f"{said} of {base}" if found.call == "within" else f"{said} against {base}"
+    if found.call in ("worse", "better"):
+        against = f"{said} than {base}"
+    so_far = "so far, " if panels.after(one, state.settings.until) == "so far" else ""
+    total = f" of {found.of}" if found.of else ""
+    span = "not known yet"
+    if delta.low is not None and delta.high is not None:
+        span = f"{delta.low:+.2f} to {delta.high:+.2f} %"
+    about = "this text" if delta.of_text else "texts like it"
+    kld = one.kld.found if one.kld else None
+    top = f"; KLD {panels.divergence(one)}, same top {100 * kld.same_top.value:.1f} %" if kld else ""
+    rest = f" {so_far}after {found.chunks}{total} chunks: 95 % sequence {span} over {about}{top}"
+    return (f"{name} ppl ", "text"), (against, role), (rest, "text")
+
+
+def _deeper(name: str, one: ArmSummary) -> list[Line]:
+    """The speeds at the depths after the first."""
+    lines: list[Line] = []
+    for depth in one.deeper:
+        known = [("prompt", depth.prompt), ("gen", depth.decode)]
+        said = ", ".join(f"{kind} {significant(x.tok_s)} {panels.within(x.radius)}" for kind, x in known if x)
+        lines.append(((f"{name} ", "text"), (f"at depth {depth.depth}: {said} tok/s (95 %)", "text")))
+    return lines
 
 
 def _spelled(name: str, verdict: Verdict) -> Line:
@@ -345,19 +455,23 @@ def _spelled(name: str, verdict: Verdict) -> Line:
 def _events(state: State, summary: Summary) -> tuple[Entry, ...]:
     """What happened, newest first: the notes of the log, and verdicts where their phase ended or now stands."""
     entries = [Entry(note.t, *_LEVELS.get(note.level, ("[i]", "info")), clean(note.text)) for note in state.notes]
+    ends = _ends(state)
     for one in summary.arms:
         arm = state.arms.get(one.id)
         for verdict in one.verdicts if arm is not None else ():
             if verdict.kind == "contaminated" or one.outcome != "running":
                 text = f"{clean(one.id, 24)} {short(verdict.phase)}: {clean(verdict.sentence)}"
-                entries.append(Entry(_when(state, one.id, verdict.phase), verdict.glyph, LEVELS[verdict.kind], text))
+                when = ends.get((one.id, verdict.phase), state.t)
+                entries.append(Entry(when, verdict.glyph, LEVELS[verdict.kind], text))
     return tuple(sorted(entries, key=lambda entry: -entry.t))
 
 
-def _when(state: State, arm: str, phase: str) -> float:
-    """When a phase of an arm last ended, or now where it has not."""
-    spans = [span for span in state.spans if span.arm == arm and (not phase or span.phase == phase)]
-    return state.t if not spans or spans[-1].end is None else spans[-1].end
+def _ends(state: State) -> dict[tuple[str, str], float]:
+    """When a phase of an arm last ended, or now where it has not; with the phase "" when the arm last did."""
+    found: dict[tuple[str, str], float] = {}
+    for span in state.spans:
+        found[span.arm, span.phase] = found[span.arm, ""] = state.t if span.end is None else span.end
+    return found
 
 
 def _probes(state: State) -> str:

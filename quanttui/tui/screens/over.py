@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from quanttui.tui import keys
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, View
-from quanttui.tui.widgets.bars import wrap
+from quanttui.tui.widgets.bars import share, wrap
 from quanttui.tui.widgets.sheet import Sheet, framed, pad, shown
 
 
@@ -69,7 +69,19 @@ class Help(Over):
         lines.append(())
         for mark, words in keys.MARKS:
             lines += _pair(mark, words, 13, width, glyphs)
+        lines.append(())
+        lines += _pair("observer", _observer(self._view), 13, width, glyphs)
         return lines
+
+
+def _observer(view: View) -> str:
+    found = view.observer
+    if found is None:
+        return "what watching costs was not measured on this machine: quanttui doctor --observer does it"
+    return (
+        f"this screen costs {share(found.live)} of the decode speed, recording without it {share(found.headless)} "
+        f"(measured on this machine with these threads, median of {found.pairs} pairs)"
+    )
 
 
 def _pair(head: str, words: str, cells: int, width: int, glyphs: Glyphs) -> list[Line]:

@@ -12,7 +12,7 @@ from quanttui.tui.widgets.sheet import crop, cut, length, pad, rule, shown, side
 
 LETTERS = {
     "quantize": "Q", "hash": "H", "load": "L", "bandwidth": "B", "warm": "W", "prompt": "P", "decode": "G",
-    "perplexity": "X", "task": "T", "cool": "C",
+    "perplexity": "X", "task": "T", "cool": "C", "anchor": "A",
 }  # fmt: skip
 """A phase's letter in the lane."""
 
@@ -213,6 +213,9 @@ def status(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         left.append(("  quiet while timed", "info"))
     elif own.pace and width >= 100:
         left.append((f"  {own.pace}", "dim"))
+    watching = observed(view)
+    if cost and width >= (100 if view.observer else 200):
+        left.append((f"  {watching}", "dim"))
     age = f"age {own.age:.1f}s " if own.age is not None else ""
     tail: Line = ((age, "dim" if own.age is None or own.age < 5 else "warn"),)
     room = width - length(left) - length(tail) - 6
@@ -223,6 +226,18 @@ def status(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
             (pad(probes, room).rstrip() if width_of(probes) > room else probes, "dim"),
         ]
     return [sides(left, tail, width, glyphs)]
+
+
+def observed(view: View) -> str:
+    """What watching costs, as it was measured on this machine, or how to find out."""
+    if view.observer is None:
+        return "observer not measured: quanttui doctor --observer"
+    return f"watching costs {share(view.observer.live)} (measured)"
+
+
+def share(value: float) -> str:
+    """A share in percent with one decimal: 0.6 %, -0.2 %."""
+    return f"{round(value * 100, 1) + 0.0:.1f} %"
 
 
 def footer(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Row, Span, View
 from quanttui.tui.widgets.sheet import crop, cut, framed, pad, width_of
 
-FIRST_OUT = ("bits", "energy", "prompt", "size", "efficiency", "bus", "peak", "delta", "ppl")
+FIRST_OUT = ("bits", "energy", "top", "prompt", "size", "efficiency", "peak", "bus", "kld", "call", "delta", "ppl")
 """Columns in the order in which a narrow table does without them."""
 
-LEFT = ("quant", "verdict")
-SHORT = {"prompt": "prompt", "gen": "gen", "ppl": "ppl", "peak": "peak"}
-"""Headings where the whole table is narrower than NARROW."""
+DEAR = ("kld", "call", "delta", "ppl")
+"""For these the verdict, which is spelled out below the table, is cut short."""
+
+LEFT = ("quant", "call", "verdict")
+SHORT = {"prompt": "prompt", "gen": "gen ±sd", "ppl": "ppl", "call": "call", "top": "top %", "peak": "peak"}
+"""Headings where the whole table is narrower than NARROW, or would else do without a column."""
 
 NARROW = 100
 
@@ -24,7 +27,8 @@ SELECTED = "+"
 def boxed(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """The table in a frame."""
     body = table(view, width - 4, height - 2, glyphs)
-    status = (("* tainted  … running  ~ predicted", "dim"),) if width >= 70 else ()
+    begun = any(row.cells["quant"][0].startswith("◐") for row in view.rows)
+    status = ((f"{'◐ begun  ' if begun else ''}* tainted  … running  ~ predicted", "dim"),) if width >= 70 else ()
     return framed((("7 quants", "title"),), status, body, width, height, glyphs)
 
 
@@ -38,8 +42,7 @@ def table(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """A heading and the rows around the selected one; the last line counts those that are out of sight."""
     if width <= 0 or height <= 0:
         return []
-    keys, widths = fitted(view, width, glyphs)
-    titles = headings(view, width, glyphs)
+    keys, widths, titles = fitted(view, width, glyphs)
     heading = [(pad(titles[key], widths[key], key not in LEFT, glyphs.text("…")) + "  ", "dim") for key in keys]
     lines = [crop(heading, width)]
     first, last = window(view.rows, view.selected, height - 1)
@@ -68,29 +71,36 @@ def window(rows: Sequence[Row], selected: str, height: int) -> tuple[int, int]:
     return first, first + room
 
 
-def fitted(view: View, width: int, glyphs: Glyphs) -> tuple[list[str], dict[str, int]]:
-    """The columns that fit and their widths: as wide as what is in them, the verdict with what is left over."""
+def fitted(view: View, width: int, glyphs: Glyphs) -> tuple[list[str], dict[str, int], dict[str, str]]:
+    """The columns that fit, their widths (as wide as what is in them, the verdict with what is left) and headings."""
     keys = list(view.headings)
-    widths = {}
-    for key, title in headings(view, width, glyphs).items():
-        cells = [glyphs.text(row.cells[key][0]) for row in view.rows]
-        widths[key] = max(width_of(text) for text in (title, *cells))
-    widths["quant"] = min(widths.get("quant", 0), max(6, width // 5))
-    wanted = min(widths.get("verdict", 0), max(18, width // 3))
+    cells = {key: max((width_of(glyphs.text(row.cells[key][0])) for row in view.rows), default=0) for key in keys}
+    cells["quant"] = min(cells.get("quant", 0), max(6, width // 5))
+    least = max(18, width // 3)
+    short = max(14, width // 5)
+    titles = headings(view, width < NARROW, glyphs)
+    if _needed(keys, cells, titles, least) > width:
+        titles = headings(view, True, glyphs)
     for key in FIRST_OUT:
-        if sum(widths[k] + 2 for k in keys if k != "verdict") + wanted <= width:
+        if _needed(keys, cells, titles, short if key in DEAR else least) <= width:
             break
         if key in keys:
             keys.remove(key)
+    widths = {key: max(cells[key], width_of(titles[key])) for key in keys}
     if "verdict" in keys:
-        widths["verdict"] = max(0, width - sum(widths[k] + 2 for k in keys if k != "verdict"))
-    return keys, widths
+        widths["verdict"] = max(0, width - sum(widths[key] + 2 for key in keys if key != "verdict"))
+    return keys, widths, titles
 
 
-def headings(view: View, width: int, glyphs: Glyphs) -> dict[str, str]:
-    """The headings by column, shorter ones where the table is narrow."""
-    short = SHORT if width < NARROW else {}
-    return {key: glyphs.text(short.get(key, title)) for key, title in view.headings.items()}
+def _needed(keys: Sequence[str], cells: Mapping[str, int], titles: Mapping[str, str], least: int) -> int:
+    """Cells that these columns need, the verdict `least` at most."""
+    widths = {key: max(cells[key], width_of(titles[key])) for key in keys}
+    return sum(min(cells, least) if key == "verdict" else cells + 2 for key, cells in widths.items())
+
+
+def headings(view: View, short: bool, glyphs: Glyphs) -> dict[str, str]:
+    """The headings by column, shorter ones on request."""
+    return {key: glyphs.text((SHORT if short else {}).get(key, title)) for key, title in view.headings.items()}
 
 
 def _line(row: Row, keys: list[str], widths: dict[str, int], width: int, glyphs: Glyphs, selected: bool) -> Line:

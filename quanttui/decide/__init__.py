@@ -1,0 +1,1 @@
+"""From figures to decisions: pure functions of what is known. No I/O."""
