@@ -307,7 +307,7 @@ def _given(args: argparse.Namespace) -> dict[str, str]:
 
 def configuration(args: argparse.Namespace) -> config.Config:
     """The configuration under a command's flags. The demo's own text and quants yield to flags only."""
-    preset = {"quants": (), "text": "pocket", "speed_seconds": 4.0} if args.command == "demo" else None
+    preset = {"quants": (), "text": "pocket", "speed_seconds": 4.0, "anchor": 0} if args.command == "demo" else None
     return config.load(_given(args), Path(args.config) if args.config else None, preset=preset)
 
 

@@ -83,10 +83,15 @@ def divergence(state: State, arm: Arm) -> Interval | None:
 
 
 def call(state: State, arm: Arm, base: Arm) -> Call:
-    """Whether the arm's perplexity lies within the tolerance around the base's. The base's own is within."""
+    """Whether the arm's perplexity lies within the tolerance around the base's, over all of this text.
+
+    The base's own is within. Once all of the text is scored nothing is left to chance, in whatever order that was done.
+    """
     if arm is base:
         return Call("within", len(arm.chunks))
     found = difference(state, arm, base)
     if found is None:
         return Call("", 0)
+    if found.n == arm.chunks_planned:
+        return Call(sequential.decide(found.mean, found.mean, state.settings.tolerance), found.n)
     return Call(sequential.decide(found.low, found.high, state.settings.tolerance), found.n)
