@@ -17,7 +17,7 @@ from quanttui.diagnosis import drift
 from quanttui.format import clean, clock, duration, significant, size
 from quanttui.state import Arm, State
 
-PERIOD = 0.25
+PERIOD = 1.0
 """Seconds between looks at the log."""
 
 EVERY = 20

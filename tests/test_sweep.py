@@ -28,10 +28,14 @@ class Quiet:
     def __init__(self, emit: Callable[[e.Event], None]) -> None:
         self.emit = emit
         self.watched: list[int | None] = []
+        self.rates: list[float] = []
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def rate(self, hz: float) -> None:
+        self.rates.append(hz)
 
     def watch(self, pid: int | None) -> None:
         self.watched.append(pid)
@@ -98,6 +102,12 @@ def test_every_unit_is_done_once_in_llama_benchs_order(tmp_path: Path) -> None:
     assert len(bench.engines) == 2 and all(engine.closed for engine in bench.engines)
     assert bench.sampler is not None and bench.sampler.watched == [1, None, 1, None]
     assert session.load(bench.folder).closed == "ok"
+
+
+def test_readings_are_seldom_while_a_unit_is_timed_on_all_cores_and_only_then(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {}, "AB")
+    bench.sweep().run()
+    assert bench.sampler is not None and bench.sampler.rates == [1.0, 4.0, 1.0, 4.0]
 
 
 def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def launch(request: Request) -> int:
         cache_bytes=request.cache_bytes,
         patience=request.patience,
         text=writer.state.settings.text,
+        hz=request.sample_hz,
     )
     sweep = Sweep(
         writer,

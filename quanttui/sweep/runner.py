@@ -23,6 +23,9 @@ from quanttui.models import header, label, quantize
 from quanttui.sweep import base, plan, room, schedule
 from quanttui.sweep.schedule import Step
 
+QUIET_HZ = 1.0
+"""Readings a second while a decode or a prompt fills every core: each one stops one of its threads, and with it all."""
+
 AHEAD = 4
 """How many perplexity units are asked for at once where one can be scored while the next is decoded."""
 
@@ -42,16 +45,19 @@ class Sampler(Protocol):
 
     def start(self) -> None: ...
     def watch(self, pid: int | None) -> None: ...
+    def rate(self, hz: float) -> None: ...
     def stop(self) -> None: ...
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Where quants are kept and how long an engine may be silent. `text` is the perplexity's file."""
+    """Where quants are kept and how long an engine may be silent. `text` is the perplexity's file, `hz` how often the
+    sampler reads."""
 
     cache: Path
     cache_bytes: int
     patience: float = 600.0
     text: str = ""
+    hz: float = 4.0
 
 
 class _Asked:
@@ -105,6 +111,7 @@ class Sweep:
         self._loaded: dict[tuple[str, int], Engine] = {}
         self._asked: Engine | None = None
         self._watched: int | None = None
+        self._hz = options.hz
         self._files: dict[str, Path] = {}
         self._started: set[tuple[str, int]] = set()
         self._counted: dict[str, int] = {}
@@ -242,6 +249,7 @@ class Sweep:
             self._cool(step)
         else:
             engine = self._engine_of(step)
+            self._pace(step)
             self._enter(step)
             if step.phase == "count":
                 self._count(engine, step.arm)
@@ -323,10 +331,11 @@ class Sweep:
 
     def _engine_of(self, step: Step) -> Engine:
         """The engine that holds the step's arm: one process per attempt, the others closed unless they are to stay."""
-        key = step.arm, step.attempt
-        turns = self.settings.schedule != "sequential"
-        if not (self._together() and (turns or _phase_of(step) == "perplexity")):
-            for other in [other for other in self._loaded if other != key]:
+        key, scoring = (step.arm, step.attempt), _phase_of(step) == "perplexity"
+        turns, chosen = self.settings.schedule != "sequential", self.writer.state.base
+        if not (self._together() and (turns or scoring)):
+            beside = (chosen.base, 1) if chosen is not None and chosen.how == "beside" and scoring else None
+            for other in [other for other in self._loaded if other not in (key, beside)]:
                 self._close(other)
         if key not in self._loaded:
             self._load(*key)
@@ -513,13 +522,26 @@ class Sweep:
         if self._stopping.wait(seconds):
             raise Stopped
 
-    def _ahead(self) -> int:
-        """How many perplexity units go into one request: several where scoring one while the next is decoded pays."""
+    def _pace(self, step: Step) -> None:
+        """How often the sampler reads: seldom while a unit is timed on all cores."""
+        hz = min(self.options.hz, QUIET_HZ) if step.phase in plan.TIMED and not self._spare() else self.options.hz
+        if hz != self._hz:
+            self._sampler.rate(hz)
+            self._hz = hz
+
+    def _spare(self) -> bool:
+        """Whether decoding leaves cores idle: by its settings, or because a GPU does it."""
         state = self.writer.state
-        spare = state.host is not None and self.settings.threads < state.host.cores
         attempt = state.arms[state.arm].attempt if state.arm in state.arms else None
         offloaded = attempt is not None and attempt.loaded is not None and attempt.loaded.gpu_layers > 0
-        return AHEAD if spare or offloaded else 1
+        return offloaded or (state.host is not None and self.settings.threads < state.host.cores)
+
+    def _ahead(self) -> int:
+        """How many perplexity units go into one request: several where scoring one while the next is decoded pays. One
+        where the base is decoded beside them, into the places of one unit."""
+        chosen = self.writer.state.base
+        beside = chosen is not None and chosen.how == "beside"
+        return AHEAD if self._spare() and not beside else 1
 
     def _chunks(self, arm: str) -> int:
         """How many chunks of the text there are for an arm to score."""

@@ -44,6 +44,9 @@ SAME_KLD = 5e-5
 KLD_UNIT, SHARE_UNIT = 1e-6, 1e-5
 """The last digits that llama-perplexity prints of a divergence, and of a share."""
 
+SEEDS = 3
+"""How many random orders of the chunks are tried."""
+
 TOLERANCE = 0.01
 """A quant is within, if its perplexity differs from the base's by no more than this share."""
 
@@ -262,7 +265,7 @@ def decisions(bench_: Bench, result: Result) -> Result:
     before = _full(bench_, family, int(chunks))
     words = ("--tasks", "ppl", "--until", "decided", "--tolerance", f"{100 * TOLERANCE:g}%", "--chunks", chunks)
     seconds = []
-    for seed in range(1, 3 if bench_.quick else 8):
+    for seed in range(1, 3 if bench_.quick else SEEDS + 1):
         bench_.machine.wait()
         rest = ("--text", str(family.text), "--seed", str(seed), "-t", str(bench_.threads))
         took, wall, report = bench_.quanttui.sweep(family.base.parent, *words, *rest)
