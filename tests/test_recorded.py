@@ -54,6 +54,6 @@ def test_it_is_whole_and_its_speeds_are_called_what_they_are(recorded: fold.Stat
 
 
 def test_readmes_picture_is_a_snapshot_of_it() -> None:
-    """Made anew by `quanttui snapshot sessions/pocket --at 33.5s --out sessions/pocket/snapshots/120x40`."""
+    """Made anew by `quanttui snapshot sessions/pocket --at 29.8s --out sessions/pocket/snapshots/120x40`."""
     picture = (SESSION / "snapshots" / "120x40.svg").read_text()
-    assert picture == snapshot(SESSION, "33.5s", (120, 40))[0]
+    assert picture == snapshot(SESSION, "29.8s", (120, 40))[0]
