@@ -262,6 +262,12 @@ class State(msgspec.Struct):
         return self.opened.model if self.opened else ""
 
     @property
+    def ordered(self) -> list[Arm]:
+        """The arms in the order in which they are measured."""
+        place = {name: at for at, name in enumerate(self.settings.order)}
+        return sorted(self.arms.values(), key=lambda arm: place.get(arm.id, len(place)))
+
+    @property
     def span(self) -> Span | None:
         """The phase under way."""
         return self.spans[-1] if self.spans and self.spans[-1].end is None else None

@@ -47,17 +47,11 @@ def following(state: State, counted: Mapping[str, int], together: bool = False, 
         together: all arms are loaded at once.
         ahead: at most how many perplexity units go together.
     """
-    arms = [arm for arm in ordered(state) if arm.outcome in ("planned", "running")]
+    arms = [arm for arm in state.ordered if arm.outcome in ("planned", "running")]
     turns = state.settings.schedule != "sequential"
     step = _in_turns(state, arms, together) if turns else None
     step = step or _again(state, slow=True) or _first(state, arms, counted, ahead) or _again(state, slow=False)
     return (None if turns else _anchor(state, step)) or step
-
-
-def ordered(state: State) -> list[Arm]:
-    """The arms in the order in which they come."""
-    place = {name: at for at, name in enumerate(state.settings.order)}
-    return sorted(state.arms.values(), key=lambda arm: place.get(arm.id, len(place)))
 
 
 def has_more(state: State, arm: Arm, phase: str) -> bool:

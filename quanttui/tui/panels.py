@@ -559,8 +559,8 @@ def _held(at: Now, rss: float | None) -> tuple[float, float]:
 
 
 def upcoming(at: Now, total: float, others: float) -> str:
-    """Whether the next quant of the plan fits beside what others use."""
-    following = next((arm for arm in at.state.arms.values() if arm.outcome == "planned" and arm.plan.bytes), None)
+    """Whether the quant that comes next fits beside what others use."""
+    following = next((arm for arm in at.state.ordered if arm.outcome == "planned" and arm.plan.bytes), None)
     if following is None or following.plan.bytes is None:
         return ""
     needs = following.plan.bytes

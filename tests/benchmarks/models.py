@@ -28,7 +28,7 @@ LARGE = GhostShape(4, 256, 4, 4, 704, 128256)
 TINY = GhostShape(4, 512, 8, 4, 1408, 4096)
 """16 million weights: about a thousand tokens a second on a small machine."""
 
-SEVEN = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q3_K_M", "Q2_K")
+SEVEN = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_0", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 
 @dataclass(frozen=True)

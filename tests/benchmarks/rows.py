@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from quanttui.engine.process import Engine
 from quanttui.models.ghost import GhostShape
 from quanttui.stats import intervals
 
-from . import figures, models
+from . import models
 from .contestants import Failed, Quanttui, SpeedTest, bench, same_settings
 from .figures import MISSED, REACHED, Target
 from .machine import Machine
@@ -257,45 +257,47 @@ def decisions(bench_: Bench, result: Result) -> Result:
     """Seconds of perplexity to the same decisions: a sweep that stops when it is sure, over full runs of the tool.
 
     The decisions are the order of the quants, and which are within 1 % of the base. Each of our runs draws the chunks
-    in another order; the tool's runs, one of the base and of each quant, are the same work each time and are measured
-    before ours and after them.
+    in another order; of the tool's runs, one of the base and of each quant, half come before ours and half after them.
     """
     family = bench_.store.stories(models.SEVEN[:2] if bench_.quick else models.SEVEN)
     chunks = "32" if bench_.quick else "-1"
-    before = _full(bench_, family, int(chunks))
+    files = (family.base, *family.quants)
+    full = _full(bench_, files[: len(files) // 2], family.text, int(chunks))
     words = ("--tasks", "ppl", "--until", "decided", "--tolerance", f"{100 * TOLERANCE:g}%", "--chunks", chunks)
-    seconds = []
+    seconds, reports = [], []
     for seed in range(1, 3 if bench_.quick else SEEDS + 1):
         bench_.machine.wait()
         rest = ("--text", str(family.text), "--seed", str(seed), "-t", str(bench_.threads))
         took, wall, report = bench_.quanttui.sweep(family.base.parent, *words, *rest)
-        wrong = _wrong(report, before, family)
         seconds.append(took)
+        reports.append(report)
         result.detail[f"seed {seed}"] = {
             "seconds": took,
             "wall": wall,
             "others": bench_.machine.others(),
             "arms": {arm["id"]: arm.get("decision") for arm in report["arms"]},
-            "wrong": wrong,
         }
+        bench_.say(f"decisions: seed {seed}  {took:.1f} s")
+    full |= _full(bench_, files[len(files) // 2 :], family.text, int(chunks))
+    for seed, report in enumerate(reports, start=1):
+        wrong = _wrong(report, full, family)
         result.notes += [f"seed {seed}: {', '.join(wrong)}"] if wrong else []
-        bench_.say(f"decisions: seed {seed}  {took:.1f} s  {', '.join(wrong) or 'the same decisions'}")
-    after = before if bench_.quick else _full(bench_, family, int(chunks))
-    both = [sum(one.seconds for one in full.values()) for full in (before, after)]
-    result.values += [took / figures.median(both) for took in seconds]
-    result.detail["full"] = {name: one.ppl for name, one in before.items()}
-    result.detail["full seconds"], result.detail["full wall"] = both, sum(one.wall for one in before.values())
+        bench_.say(f"decisions: seed {seed}  {', '.join(wrong) or 'the same decisions'}")
+    theirs = sum(one.seconds for one in full.values())
+    result.values += [took / theirs for took in seconds]
+    result.detail["full"] = {name: one.ppl for name, one in full.items()}
+    result.detail["full seconds"], result.detail["full wall"] = theirs, sum(one.wall for one in full.values())
     verdict = result.target.verdict(result.values, math.inf, last=True)
     result.verdict = MISSED if result.notes and verdict == REACHED else verdict
     return result
 
 
-def _full(bench_: Bench, family: Family, chunks: int) -> dict[str, Scored]:
-    """llama-perplexity of the base and of each quant, over all of the text."""
+def _full(bench_: Bench, files: Sequence[Path], text: Path, chunks: int) -> dict[str, Scored]:
+    """llama-perplexity of each file, over all of the text."""
     found = {}
-    for file in (family.base, *family.quants):
+    for file in files:
         bench_.machine.wait()
-        found[file.stem] = bench_.tools.perplexity(file, family.text, bench_.threads, chunks)
+        found[file.stem] = bench_.tools.perplexity(file, text, bench_.threads, chunks)
         bench_.say(f"decisions: llama-perplexity  {file.stem}  {found[file.stem].ppl:.4f}")
     return found
 
