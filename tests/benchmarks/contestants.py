@@ -20,7 +20,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,11 +108,11 @@ class Quanttui:
                 raise Failed(f"quanttui: no perplexity of {model.name}: {arm['error']}")
             return _scoring(folder), arm["perplexity"]["value"], report
 
-    def sweep(self, models: Path, *words: str) -> tuple[float, float, dict[str, Any]]:
-        """A sweep over a folder: seconds in perplexity phases, seconds from start to end, and the report."""
+    def sweep(self, models: Sequence[Path], *words: str) -> tuple[float, float, dict[str, Any]]:
+        """A sweep over files: seconds in perplexity phases, seconds from start to end, and the report."""
         with self._session() as folder:
             begun = time.monotonic()
-            report = self.run(folder, str(models), *words)
+            report = self.run(folder, *map(str, models), *words)
             return _in_phase(folder, "perplexity"), time.monotonic() - begun, report
 
     def run(self, folder: Path, *words: str) -> dict[str, Any]:

@@ -268,7 +268,7 @@ def decisions(bench_: Bench, result: Result) -> Result:
     for seed in range(1, 3 if bench_.quick else SEEDS + 1):
         bench_.machine.wait()
         rest = ("--text", str(family.text), "--seed", str(seed), "-t", str(bench_.threads))
-        took, wall, report = bench_.quanttui.sweep(family.base.parent, *words, *rest)
+        took, wall, report = bench_.quanttui.sweep(files, *words, *rest)
         seconds.append(took)
         reports.append(report)
         result.detail[f"seed {seed}"] = {
