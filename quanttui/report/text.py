@@ -335,8 +335,8 @@ def _legend(found: Summary) -> Iterator[Line]:
         )
     if any(arm.decision for arm in found.arms):
         yield Line(
-            "call: whether that sequence of Δppl lies within the tolerance, above it (worse) or below it (better); of a "
-            "text that is scored to its end, whether Δppl itself does."
+            "call: whether that sequence of Δppl lies within the tolerance, above it (worse) or below it (better); of "
+            "a text that is scored to its end, whether Δppl itself does."
         )
     yield Line("bus: active bytes per token x tok/s, and that as a share of the bandwidth found next to the arm.")
     yield Line("peak: the most memory held, host and devices together.")
