@@ -245,5 +245,5 @@ def _decision(one: summary.ArmSummary, state: State) -> Iterator[str]:
     kld = f", KLD {significant(one.kld.found.kld.value)}" if one.kld else ""
     yield (
         f"perplexity {word} {clean(delta.base)}, {how} {found.chunks}{total} chunks: {delta.percent:+.2f} %, "
-        f"95 % sequence {span}{kld}"
+        f"95 % sequence {span}{'' if found.sure else ', of this text only'}{kld}"
     )

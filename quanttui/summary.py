@@ -17,7 +17,7 @@ from quanttui.diagnosis.verdicts import Verdict
 from quanttui.events import Build, Host, TensorGroup
 from quanttui.format import clean, significant
 from quanttui.state import Arm, Attempt, Repetition, Span, State
-from quanttui.stats import divergence
+from quanttui.stats import divergence, sequential
 from quanttui.stats.intervals import mean_sd, median, paired_ratio
 from quanttui.stats.sequential import mean_sequence
 
@@ -108,13 +108,16 @@ class Kld(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True):
     """Whether the perplexity lies within the tolerance (a share) of the base's.
 
-    call: within, worse, better, or undecided; `chunks`: after how many. `of`: how many there are.
+    call: within, worse, better, or undecided; `chunks`: after how many. `of`: how many there are. `sure`: the 95 %
+    sequence that is shown says so too; where it does not, the call is of a text that is scored to its end, and of that
+    text only.
     """
 
     call: str
     chunks: int
     of: int | None
     tolerance: float
+    sure: bool = True
 
 
 class Energy(msgspec.Struct, frozen=True):
@@ -388,7 +391,9 @@ def _decision(state: State, arm: Arm, base: Arm | None) -> Decision | None:
     found = paired.call(state, arm, base)
     if not found.chunks:
         return None
-    return Decision(found.call or "undecided", found.chunks, arm.chunks_planned, state.settings.tolerance)
+    watched, tolerance = paired.difference(state, arm, base), state.settings.tolerance
+    sure = watched is not None and sequential.decide(watched.low, watched.high, tolerance) == found.call
+    return Decision(found.call or "undecided", found.chunks, arm.chunks_planned, tolerance, sure)
 
 
 def _peaks(arm: Arm) -> dict[str, dict[str, float | None]]:

@@ -54,7 +54,7 @@ PARTS = {
         "p_diff_rms_se", "p_diff_percentiles", "same_top", "same_top_se", "ppl_base_from_rows", "ln_ratio_from_rows",
         "ln_ratio_se_from_rows",
     },
-    "decision": {"call", "chunks", "of", "tolerance"},
+    "decision": {"call", "chunks", "of", "tolerance", "sure"},
     "energy": {"joules_per_token", "tok_s_per_w", "source"},
 }  # fmt: skip
 

@@ -103,7 +103,7 @@ def _arm(arm: ArmSummary, rows: Rows | None) -> dict[str, Any]:
         ),
         "paired": _paired(arm.delta),
         "kld": _kld(arm.kld, rows),
-        "decision": _some(arm.decision, "call", "chunks", "of", "tolerance"),
+        "decision": _some(arm.decision, "call", "chunks", "of", "tolerance", "sure"),
         "peak_memory": plain(arm.peak_memory) or None,
         "energy": _some(arm.energy, "joules_per_token", "tok_s_per_w", "source"),
         "reproduced": arm.reproduced or None,

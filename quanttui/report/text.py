@@ -226,7 +226,7 @@ def _compared(arm: ArmSummary, base: str) -> list[str]:
     cells += [_estimate(kld.found.kld, "{:.6f}", "{:.6f}") if kld else ABSENT]
     cells += [_span(kld.low, kld.high, ".6f") if kld else ""]
     cells += [_estimate(kld.found.same_top, "{:.3f}", "{:.3f}", 100) if kld else ABSENT]
-    return [*cells, _call(arm)]
+    return [*cells, _called(arm)]
 
 
 def _span(low: float | None, high: float | None, form: str) -> str:
@@ -242,6 +242,11 @@ def _call(arm: ArmSummary) -> str:
     if arm.decision is None:
         return ""
     return f"within {100 * arm.decision.tolerance:g} %" if arm.decision.call == "within" else arm.decision.call
+
+
+def _called(arm: ArmSummary) -> str:
+    """The call as the table has it: in parentheses where it is of this text only."""
+    return f"({_call(arm)})" if arm.decision is not None and not arm.decision.sure else _call(arm)
 
 
 def _depth_table(found: Summary) -> Table:
@@ -336,7 +341,7 @@ def _legend(found: Summary) -> Iterator[Line]:
     if any(arm.decision for arm in found.arms):
         yield Line(
             "call: whether that sequence of Δppl lies within the tolerance, above it (worse) or below it (better); of "
-            "a text that is scored to its end, whether Δppl itself does."
+            "a text that is scored to its end, whether Δppl itself does, in parentheses where it is not sure of others."
         )
     yield Line("bus: active bytes per token x tok/s, and that as a share of the bandwidth found next to the arm.")
     yield Line("peak: the most memory held, host and devices together.")
@@ -383,7 +388,9 @@ def _decided(state: State, arm: ArmSummary) -> str:
     span = _span(delta.low, delta.high, "+.3f")
     unit = "" if delta.low is None else " %"
     about = "this text" if delta.of_text else "texts like it"
-    return f"{word}{how} {found.chunks}{total} chunks: Δppl {delta.percent:+.3f} %, 95 % sequence {span}{unit}, {about}"
+    only = "" if found.sure else ": of those it is not sure"
+    interval = f"95 % sequence {span}{unit}, {about}{only}"
+    return f"{word}{how} {found.chunks}{total} chunks: Δppl {delta.percent:+.3f} %, {interval}"
 
 
 def _than(call: str) -> str:

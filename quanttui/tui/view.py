@@ -331,8 +331,9 @@ def _delta(at: Now, one: ArmSummary) -> Span:
 def _call(at: Now, one: ArmSummary) -> Span:
     """The call in one word; the tolerance stands in the heading."""
     word, role = panels.call(one)
-    if word:
-        return {"within": "within", "undecided": "open"}.get(one.decision.call, word) if one.decision else word, role
+    if word and one.decision is not None:
+        short_word = {"within": "within", "undecided": "open"}.get(one.decision.call, word)
+        return short_word if one.decision.sure else f"({short_word})", role
     return ("base", "dim") if one.id == at.summary.base and one.perplexity else (ABSENT, "dim")
 
 
@@ -426,9 +427,10 @@ def _called(state: State, name: str, one: ArmSummary) -> Line:
     if delta.low is not None and delta.high is not None:
         span = f"{delta.low:+.2f} to {delta.high:+.2f} %"
     about = "this text" if delta.of_text else "texts like it"
+    only = "" if found.sure else ", not sure of those"
     kld = one.kld.found if one.kld else None
     top = f"; KLD {panels.divergence(one)}, same top {100 * kld.same_top.value:.1f} %" if kld else ""
-    rest = f" {so_far}after {found.chunks}{total} chunks: 95 % sequence {span} over {about}{top}"
+    rest = f" {so_far}after {found.chunks}{total} chunks: 95 % sequence {span} over {about}{only}{top}"
     return (f"{name} ppl ", "text"), (against, role), (rest, "text")
 
 

@@ -76,7 +76,7 @@ def fitted(view: View, width: int, glyphs: Glyphs) -> tuple[list[str], dict[str,
     keys = list(view.headings)
     cells = {key: max((width_of(glyphs.text(row.cells[key][0])) for row in view.rows), default=0) for key in keys}
     cells["quant"] = min(cells.get("quant", 0), max(6, width // 5))
-    least = max(18, width // 3)
+    least = max(18, width // 4)
     short = max(14, width // 5)
     titles = headings(view, width < NARROW, glyphs)
     if _needed(keys, cells, titles, least) > width:
