@@ -439,9 +439,15 @@ def test_columns_of_quality_are_there_where_there_is_something_in_them() -> None
     full = seen(builders.state(CLEAN, QUICK)).headings
     assert "call" in full and not {"kld", "top"} & set(full)
     deciding = seen(fold.fold(DECIDING))
-    for width in (76, 78, 116):
+    for width, more in ((74, set()), (78, {"kld"}), (116, {"kld", "prompt", "peak"})):
         keys, _, _ = table.fitted(deciding, width, SETS["braille"])
-        assert {"quant", "gen", "ppl", "delta", "call", "kld", "verdict"} <= set(keys)
+        assert {"quant", "gen", "ppl", "delta", "call", "verdict"} | more <= set(keys)
+
+
+def test_perplexities_over_different_chunks_say_over_how_many() -> None:
+    shown = cells(seen(fold.fold(DECIDING)), "ppl")
+    assert shown["Q8_0"].endswith("@24") and shown["Q2_K"].endswith("@16")
+    assert not any("@" in text for text in cells(seen(builders.state(CLEAN)), "ppl").values())
 
 
 def test_a_view_is_json() -> None:

@@ -291,7 +291,7 @@ def _row(at: Now, one: ArmSummary) -> Row:
         "prompt": _speed(one.prompt.tok_s, None, prompt) if one.prompt else (ABSENT, "dim"),
         "gen": _speed(one.decode.tok_s, one.decode.sd, taint) if one.decode else _guess(guess),
         "bus": (percent(one.decode.mbu), "text") if one.decode and one.decode.mbu is not None else (ABSENT, "dim"),
-        "ppl": _quality(one),
+        "ppl": _quality(at, one),
         "delta": _delta(at, one),
         "call": _call(at, one),
         "kld": _kld(at, one),
@@ -315,10 +315,13 @@ def _guess(value: float | None) -> Span:
     return (f"~{significant(value)}", "dim") if value is not None else (ABSENT, "dim")
 
 
-def _quality(one: ArmSummary) -> Span:
-    if one.perplexity is None:
+def _quality(at: Now, one: ArmSummary) -> Span:
+    """The perplexity; `@12` chunks where the quants are scored over different ones, whose values do not compare."""
+    found = one.perplexity
+    if found is None:
         return ABSENT, "dim"
-    return f"{panels.ppl(one.perplexity.value)}{'…' if one.perplexity.running else ''}", "text"
+    over = f"@{found.chunks}" if any(arm.delta and arm.delta.of_text for arm in at.summary.arms) else ""
+    return f"{panels.ppl(found.value)}{over}{'…' if found.running else ''}", "text"
 
 
 def _delta(at: Now, one: ArmSummary) -> Span:
