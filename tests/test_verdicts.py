@@ -414,3 +414,11 @@ def test_drift_while_it_was_measured_again_is_said_to_be_that() -> None:
     now.arms["Q4_K_M"].attempts.append(again)
     (one,) = [verdict for verdict in verdicts.of_arm(now, now.arms["Q4_K_M"]) if verdict.code == "drifting"]
     assert "measured again" in one.sentence and "abba" in one.advice
+
+
+def test_a_repetition_under_way_at_a_deeper_depth_is_no_part_of_the_first_depths_window() -> None:
+    now = anchored()
+    arm = now.arms["Q4_K_M"]
+    for depth, counts in ((now.settings.depths[0], True), (now.settings.depths[0] + 64, False)):
+        now.apply(e.UnitStarted(unit=e.Unit(arm=arm.id, kind="decode", index=90, tokens=128, depth=depth), at=now.t))
+        assert (windows.under_way(now, arm, "decode") is not None) == counts

@@ -109,9 +109,14 @@ def latest(arm: Arm, kind: str) -> Attempt | None:
 
 
 def under_way(state: State, arm: Arm, kind: str) -> Attempt | None:
-    """The attempt that is in the middle of a unit of this kind, None where there is none."""
+    """The attempt that is in the middle of a unit of this kind, None where there is none.
+
+    A repetition at one of the deeper depths is none: its speed and its bytes are not those of the first.
+    """
     unit = state.running.unit if state.running else None
     if unit is None or unit.arm != arm.id or unit.kind != kind:
+        return None
+    if kind in ("prompt", "decode") and unit.depth != state.settings.depths[0]:
         return None
     return next((one for one in arm.attempts if one.number == unit.attempt), None)
 

@@ -47,6 +47,7 @@ _TAIL = 16384
 _DOING = {
     protocol.Load: "loading the model",
     protocol.Speed: "measuring speed",
+    protocol.Warm: "warming up",
     protocol.Tokenize: "tokenizing the text",
     protocol.Score: "scoring the text",
     protocol.Quantize: "quantizing",

@@ -326,6 +326,8 @@ def _legend(found: Summary) -> Iterator[Line]:
     yield Line("prompt, gen: ± one standard deviation (n-1) over the repetitions.")
     yield Line("perplexity: ± one standard error over the scored tokens, as llama-perplexity prints it.")
     deltas = [arm.delta for arm in found.arms if arm.delta]
+    if any(delta.of_text for delta in deltas):
+        yield Line("The quants' perplexities are over different chunks here: compare them by Δppl only.")
     if deltas:
         about = "of all of this text, whose chunks were drawn at random" if deltas[0].of_text else "of texts like it"
         yield Line(
