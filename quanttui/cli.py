@@ -36,6 +36,7 @@ quanttui runs every quant of one model, shows live what each costs and loses, an
   quanttui attach                           watch the running sweep from another terminal
   quanttui replay SESSION                   watch a recorded one again
   quanttui report                           the latest session in figures; `quanttui sessions` lists them all
+  quanttui audit TABLE.csv                  published figures: which cannot be what they claim
   quanttui doctor                           what this machine can tell; --self-check, --observer
 
 `quanttui --help` and `quanttui run --help` say the rest."""
@@ -71,6 +72,10 @@ MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "kv": ((), "A,B", "types of the KV cache: a quant measured with each"),
     "ctx": ((), "N", "context of the perplexity"),
     "seed": ((), "N", "of the random tokens"),
+    "load_mode": (("-lm",), "MODE", "how the file is brought into memory"),
+    "repack": ((), "BOOL", "whether the CPU backend may rearrange weights"),
+    "thresholds": ((), "A=X,B=Y", "where verdicts draw their lines"),
+    "bandwidth": ((), "D=X", "GB/s of a device's memory, where it is known"),
 }
 """Flags that decide what a sweep measures, by key of the configuration: llama-bench's short forms, value, meaning."""
 
@@ -200,6 +205,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         ("snapshot", _snapshot, "write the screen at some moment as SVG, text and JSON", (_session, _snapshot_flags)),
         ("sessions", _sessions, "list the sessions", ()),
         ("report", _report, "print a session's figures", (_session, _report_flags)),
+        ("audit", _audit, "judge a table of published figures by arithmetic", (_audit_flags,)),
         ("doctor", _doctor, "say what this machine can tell, and check quanttui itself", (_doctor_flags,)),
     ):
         told = f"{says[0].upper()}{says[1:]}."
@@ -256,6 +262,11 @@ def _snapshot_flags(parser: _Parser) -> None:
 
 def _report_flags(parser: _Parser) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text, or json for programs")
+
+
+def _audit_flags(parser: _Parser) -> None:
+    says = "a CSV file: model, quant and what else is known (source, device, size_gb, tok_s, ppl, ...)"
+    parser.add_argument("table", metavar="TABLE.csv", help=says)
 
 
 def _doctor_flags(parser: _Parser) -> None:
@@ -489,6 +500,17 @@ def _report(args: argparse.Namespace) -> int:
 
         plain = settings.glyphs == "ascii" or not _writes("±Δ…")
         print(as_text(state, over=over, ascii=plain, folder=folder), end="")
+    return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from quanttui import audit
+    from quanttui.diagnosis import thresholds
+    from quanttui.report import audit as told
+
+    limits = thresholds.of(config.settings(configuration(args)))
+    found = audit.audit(audit.read(Path(args.table)), limits)
+    _print(args, told.data(found), told.report(found))
     return 0
 
 

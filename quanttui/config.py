@@ -95,6 +95,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ctx: Annotated[int, Meta(ge=16, le=2**24, description="a whole number, 16 or more")] = 512
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")] = 1
     polite: Annotated[bool, Meta(description="true or false")] = False
+    load_mode: Annotated[
+        Literal["auto", "none", "mmap", "mlock", "mmap+mlock"],
+        Meta(description="auto, none, mmap, mlock or mmap+mlock"),
+    ] = "auto"
+    repack: Annotated[bool, Meta(description="true or false")] = True
+    thresholds: Annotated[
+        dict[str, float], Meta(max_length=64, description="names with numbers, such as wall=0.6,cpu_share=0.8")
+    ] = {}
+    bandwidth: Annotated[
+        dict[str, Annotated[float, Meta(gt=0, le=1e6)]],
+        Meta(max_length=17, description="devices with GB/s above 0, such as cpu=51.2,gpu0=1008"),
+    ] = {}
     sessions_dir: Annotated[str, Meta(description="a folder")] = ""
     cache_dir: Annotated[str, Meta(description="a folder")] = ""
     cache_gib: Annotated[float, Meta(gt=0, le=1e6, description="a size in GiB, above 0")] = 20.0
@@ -188,6 +200,10 @@ def settings(config: Config) -> Settings:
         until=config.until,
         seed=config.seed,
         polite=config.polite,
+        load_mode=config.load_mode,
+        repack=config.repack,
+        thresholds=tuple(sorted(config.thresholds.items())),
+        bandwidth=tuple(sorted(config.bandwidth.items())),
     )
 
 
@@ -230,8 +246,13 @@ def _known(name: str, names: tuple[str, ...], complaint: str) -> str:
 
 
 def _parts(key: str, text: str) -> Any:
-    """Text from a flag or the environment: lists are divided by commas, shares by `/` or `;` too, as in llama-bench."""
-    if get_origin(_TYPES[key].__origin__) is not tuple:
+    """Text from a flag or the environment: lists are divided by commas, shares by `/` or `;` too, as in llama-bench;
+    of pairs both sides of the `=`."""
+    kind = get_origin(_TYPES[key].__origin__)
+    if kind is dict:
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        return {name.strip(): value.strip() for name, _, value in pairs}
+    if kind is not tuple:
         return text.strip().removesuffix("%" if key in PERCENTAGES else "\0").rstrip()
     return [part.strip() for part in re.split("[,/;]" if key == "tensor_split" else ",", text) if part.strip()]
 

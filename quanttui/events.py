@@ -17,7 +17,7 @@ import msgspec
 SCHEMA = 1
 
 OUTCOMES = ("ok", "failed", "oom", "crashed", "refused", "timeout", "skipped", "interrupted")
-PHASES = ("quantize", "hash", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool")
+PHASES = ("idle", "quantize", "hash", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool")
 
 READINGS: dict[str, str] = {
     "mem.total": "bytes of memory that this sweep may use: the container's limit if there is one, else the machine's",
@@ -27,7 +27,10 @@ READINGS: dict[str, str] = {
     "swap.used": "bytes of swap in use, by anybody",
     "swap.in": "bytes swapped in since boot, by anybody (pages x page size)",
     "swap.out": "bytes swapped out since boot, by anybody",
-    "zswap.in": "bytes taken back from compressed memory since boot, by anybody",
+    "zswap.in": "bytes taken back from compressed memory since boot, by anybody (zswap, macOS's compressor)",
+    "mem.pressure": "macOS's level of memory pressure: 1 normal, 2 warning, 4 critical",
+    "mem.wired": "bytes wired down, which nothing can evict (macOS)",
+    "mem.wired_limit": "bytes that a GPU may wire of unified memory (macOS)",
     "psi.memory.some": "microseconds since boot in which some task waited for memory",
     "psi.memory.full": "microseconds since boot in which all tasks waited for memory",
     "psi.io.some": "microseconds since boot in which some task waited for a disk",
@@ -52,7 +55,13 @@ READINGS: dict[str, str] = {
     "gpuN.clock_max": "MHz of the SM clock at most",
     "gpuN.mem_clock": "MHz of the memory clock now",
     "gpuN.reasons": "NVML clock event reasons, a bit mask",
-    "package.energy": "joules of the CPU package since boot (RAPL), where it is readable",
+    "gpuN.dram": "percent of GPU N's memory bandwidth in use (GPM's counter): a true share",
+    "gpuN.pcie_rx": "bytes per second that come to GPU N over the bus (GPM's counter)",
+    "gpuN.bandwidth": "bytes per second that GPU N's memory gives at most: bus width x memory clock x 2",
+    "gpuN.shared_used": "bytes of the host's memory that GPU N uses as its own (GTT, shared GPU memory)",
+    "gpuN.others": "processes on GPU N that are neither the engine nor its children",
+    "gpuN.others_mem": "bytes of GPU N's memory that those use",
+    "package.energy": "joules of the CPU package since boot (RAPL, macOS's IOReport), where it is readable",
     "self.cpu": "core-seconds of the process that writes this log since it started, its screen included",
     "self.rss": "bytes of that process in memory",
     "self.probes": "core-seconds that taking these readings has cost so far",
@@ -126,6 +135,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     logits come from: file, beside, auto; `kld_bytes` caps the file, `kld_base` is one that exists already.
     `until`: full scores all chunks in the text's order; decided draws them in one random order (`seed`) and stops an
     arm when its interval lies wholly inside or outside ± `tolerance` (a share of the base's perplexity).
+    `thresholds` of verdicts that differ from diagnosis.thresholds', by name; `bandwidth`: GB/s (1e9 bytes per second)
+    of devices as configured, by name: cpu, gpu0. `load_mode` and `repack` are llama.cpp's own: how the file is brought
+    into memory, and whether the CPU backend may rearrange weights into memory of its own.
     """
 
     tasks: tuple[str, ...] = ("speed", "ppl")
@@ -159,6 +171,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     until: str = "full"
     seed: int = 1
     polite: bool = False
+    load_mode: str = "auto"
+    repack: bool = True
+    thresholds: tuple[tuple[str, float], ...] = ()
+    bandwidth: tuple[tuple[str, float], ...] = ()
 
 
 class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -178,7 +194,8 @@ class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Tensors of one role and type together. role: embedding, output, experts, block, other."""
+    """Tensors of one role and type together. role: embedding, output, experts, block, rows (a table of which a token
+    reads one row), other."""
 
     role: str
     type: str
@@ -190,8 +207,12 @@ class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):
 class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a GGUF's header says of the model, as the roofline needs it. Lengths in elements.
 
-    `head_count_kv` has one entry per layer. `window` is the sliding window in tokens of those layers that have one.
-    `tied`: there is no output tensor, the embedding is read whole for every token.
+    `head_count_kv` has one entry per layer, 0 where a layer keeps no KV cache. `window` is the sliding window in tokens
+    of those layers that have one, and `windows` the one of each layer, 0 where it sees the whole context; empty where
+    `window` holds for all of them. `latent`: length of what multi-head latent attention keeps of a token in each layer
+    instead of keys and values, 0 without it. `state_bytes`: bytes of recurrent state that every token reads and writes.
+    `tied`: there is no output tensor, the embedding is read whole for every token. `note`: what contradicts itself in
+    the header, or what the roofline does not know of this architecture.
     """
 
     architecture: str
@@ -209,6 +230,10 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     experts: int = 0
     experts_used: int = 0
     window: int = 0
+    windows: tuple[int, ...] = ()
+    latent: int = 0
+    state_bytes: int = 0
+    note: str = ""
     parameters: int = 0
     tensors: tuple[TensorGroup, ...] = ()
 
@@ -408,7 +433,9 @@ class Ceiling(Event, frozen=True, kw_only=True, tag="ceiling"):
     """A read bandwidth next to an arm, in 1e9 bytes per second.
 
     `how` is measured, looked up, configured or absent, and is shown with that word; `repeats` are the single
-    measurements; `over` says which memory was read; `why` an absent one is absent.
+    measurements; `over` says which memory was read; `why` an absent one is absent. `device` is cpu, or the number
+    of a GPU as in READINGS (gpu0). `when`: before or after the arm's decode. Of no arm, `arm` "", is what earlier
+    sessions on this machine measured: `how` is remembered, `gb_s` their median.
     """
 
     arm: str
@@ -418,6 +445,24 @@ class Ceiling(Event, frozen=True, kw_only=True, tag="ceiling"):
     threads: int = 1
     over: str = ""
     device: str = "cpu"
+    when: str = "before"
+    why: str = ""
+
+
+class KernelRate(Event, frozen=True, kw_only=True, tag="kernel"):
+    """C(type): how fast ggml multiplies a matrix of `type` with one vector out of the cache, in 1e9 bytes of the matrix
+    per second, with `threads` threads on `device`. `how` as in Ceiling; `repeats` are the single measurements, `wall`
+    the Unix time of one that was measured in an earlier session on this machine with this build, None for now.
+    """
+
+    arm: str
+    type: str
+    how: str
+    gb_s: float | None = None
+    repeats: tuple[float, ...] = ()
+    threads: int = 1
+    device: str = "cpu"
+    wall: float | None = None
     why: str = ""
 
 
@@ -592,6 +637,7 @@ Known = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
     PhaseDone,
     PhaseFailed,
     Ceiling,
+    KernelRate,
     Sample,
     UnitStarted,
     Tokens,

@@ -119,7 +119,9 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
             place = _place(event.arm, state)
             yield f"{place}  loaded in {event.load_ns / 1e9:.2f} s, {event.threads} threads{offload}"
     elif isinstance(event, e.Ceiling):
-        yield f"{_place(event.arm, state)}  {_ceiling(event)}"
+        yield f"{_place(event.arm, state)}  {_ceiling(event)}" if event.arm else _remembered(event)
+    elif isinstance(event, e.KernelRate):
+        yield f"{_place(event.arm, state)}  {_kernel(event)}"
     elif isinstance(event, e.BaseChosen):
         yield from [clean(event.why)] if event.why else []
     elif isinstance(event, e.PhaseDone) and event.phase == "anchor":
@@ -198,7 +200,27 @@ def _ceiling(event: e.Ceiling) -> str:
     if event.gb_s is None:
         return f"read bandwidth absent: {clean(event.why)}"
     rate = significant(event.gb_s)
-    return f"read bandwidth {rate} GB/s, {event.how} over {clean(event.over)}, {event.threads} threads"
+    where = f" over {clean(event.over)}" if event.over else ""
+    threads = f", {event.threads} threads" if event.how == "measured" and event.device == "cpu" else ""
+    after = ", again after it" if event.when == "after" else ""
+    device = "" if event.device == "cpu" else f" of {clean(event.device)}"
+    return f"read bandwidth{device} {rate} GB/s, {event.how}{where}{threads}{after}"
+
+
+def _remembered(event: e.Ceiling) -> str:
+    count = len(event.repeats)
+    return f"earlier sessions measured {significant(event.gb_s)} GB/s with {event.threads} threads (median of {count})"
+
+
+def _kernel(event: e.KernelRate) -> str:
+    """What the arithmetic of one tensor type allows."""
+    if event.gb_s is None:
+        return f"{clean(event.type)} arithmetic absent: {clean(event.why)}"
+    when = "" if event.wall is None else " in an earlier session"
+    return (
+        f"{clean(event.type)} arithmetic {significant(event.gb_s)} GB/s out of the cache, {event.how}{when}, "
+        f"{event.threads} threads"
+    )
 
 
 def _phase(phase: str, arm: Arm, state: State) -> str:

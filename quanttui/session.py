@@ -38,7 +38,6 @@ FRAME_EVERY = 20_000
 """Events between key frames: folding that many takes well under a second."""
 
 _FRAME = struct.Struct("<4sQQI")
-_MAGIC = b"qtf1"
 _BLOCK = 1 << 20
 
 
@@ -200,7 +199,7 @@ def append_frame(folder: Path, offset: int, state: fold.State) -> None:
     """Add a key frame: the state after the first `offset` bytes of the log."""
     frame = fold.encode(state)
     with open(folder / FRAMES, "ab") as file:
-        file.write(_FRAME.pack(_MAGIC, offset, int(state.t * 1e9), len(frame)) + frame)
+        file.write(_FRAME.pack(fold.layout(), offset, int(state.t * 1e9), len(frame)) + frame)
 
 
 def read_frames(folder: Path) -> list[tuple[int, float, bytes]]:
@@ -214,7 +213,7 @@ def read_frames(folder: Path) -> list[tuple[int, float, bytes]]:
     while at + _FRAME.size <= len(data):
         magic, offset, t_ns, length = _FRAME.unpack_from(data, at)
         body = data[at + _FRAME.size : at + _FRAME.size + length]
-        if magic != _MAGIC or len(body) < length or offset > size:
+        if magic != fold.layout() or len(body) < length or offset > size:
             break
         frames.append((offset, t_ns / 1e9, body))
         at += _FRAME.size + length

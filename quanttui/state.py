@@ -6,11 +6,14 @@ attached and replayed sessions show the same; every part of it can be encoded, s
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from quanttui import __version__
 from quanttui import events as e
 from quanttui.series import Series
 from quanttui.stats import intervals
@@ -33,6 +36,17 @@ RATES = {
     "cpu.busy": "cpu.busy/s",
 }
 """Counters whose difference per second is kept as a series of its own."""
+
+GROWING = (
+    "engine.read", "engine.majflt", "engine.cpu", "swap.in", "zswap.in", "cpu.busy", "self.cpu", "cpu.steal"
+)
+"""Counters whose growth is kept for every slice of a timed unit."""
+
+SLICE = 1.0
+"""Seconds of a timed unit that go together at least."""
+
+SLICES = 512
+"""How many slices an attempt keeps; more of them are joined two by two."""
 
 LEVELS = ("mem.used", "swap.used", "engine.rss")
 """Readings kept as a series as they are. Those of GPUs are, too, summed or maximal over the devices."""
@@ -114,11 +128,38 @@ class Energy(msgspec.Struct):
     seconds: float = 0.0
 
 
+class Slice(msgspec.Struct):
+    """A stretch of a timed unit from one sample to a later one, in session time.
+
+    `at` is when the unit began. `tokens` are those that were decoded in it, in parts where a token reached over its
+    edge; they come later than it does. `grown` is by how much the counters of GROWING grew, those that both samples
+    had; `devices` how often, over its `samples`, each condition of a GPU held, and sums of its levels
+    (`_devices_seen`).
+    """
+
+    at: float
+    kind: str
+    start: float
+    end: float
+    tokens: float = 0.0
+    grown: dict[str, float] = {}
+    devices: dict[str, float] = {}
+    samples: int = 0
+
+    def join(self, later: Slice) -> None:
+        """Take the slice that follows, of the same unit."""
+        self.end, self.tokens, self.samples = later.end, self.tokens + later.tokens, self.samples + later.samples
+        self.grown = {name: value + later.grown[name] for name, value in self.grown.items() if name in later.grown}
+        for name, value in later.devices.items():
+            self.devices[name] = self.devices.get(name, 0.0) + value
+
+
 class Attempt(msgspec.Struct):
     """One run of an arm: the first, or a run again in a fresh process. `rate` is tok/s over the decoded token.
 
     `prompt` and `decode` are the repetitions at the first of the settings' depths, `deeper` those at the others.
-    `disturbed` counts the repetitions that were done again.
+    `disturbed` counts the repetitions that were done again. `kernels` are C(type) by tensor type. `slices` are
+    stretches of its timed units, in order. `before` are readings of devices before the model was loaded.
     """
 
     number: int
@@ -127,6 +168,9 @@ class Attempt(msgspec.Struct):
     deeper: list[Repetition] = []
     disturbed: int = 0
     ceilings: list[e.Ceiling] = []
+    kernels: dict[str, e.KernelRate] = {}
+    slices: list[Slice] = []
+    before: dict[str, float] = {}
     contexts: dict[str, e.ContextMade] = {}
     peaks: dict[str, Peak] = {}
     energy: dict[str, Energy] = {}
@@ -195,7 +239,11 @@ class Arm(msgspec.Struct):
 
 
 class Running(msgspec.Struct):
-    """The unit under way: its tokens so far, and the readings at the first sample inside its timed region."""
+    """The unit under way: its tokens so far, and the readings at the first sample inside its timed region.
+
+    `edge` are the readings at `edge_t`, where its open slice begins, `open` what was seen since; `untaken` tokens lie
+    beyond its last slice: (from, to, how many), in session time.
+    """
 
     unit: e.Unit
     at: float
@@ -205,6 +253,11 @@ class Running(msgspec.Struct):
     first: dict[str, float] = {}
     first_t: float | None = None
     first_tokens: int = 0
+    edge: dict[str, float] = {}
+    edge_t: float | None = None
+    open: dict[str, float] = {}
+    open_samples: int = 0
+    untaken: list[tuple[float, float, float]] = []
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -217,7 +270,11 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct):
-    """All that is known after some event. `t` is that event's session time."""
+    """All that is known after some event. `t` is that event's session time.
+
+    `remembered` is the bandwidth that earlier sessions measured, `idle` the energy that the machine took while nothing
+    computed; `rerun` are arms that somebody asked to run again, and up to which attempt.
+    """
 
     t: float = 0.0
     n: int = -1
@@ -243,6 +300,9 @@ class State(msgspec.Struct):
     control_offset: int = 0
     base: e.BaseChosen | None = None
     observer: e.Observer | None = None
+    remembered: e.Ceiling | None = None
+    idle: Energy | None = None
+    rerun: dict[str, int] = {}
     closed: str = ""
     beat: e.Beat | None = None
     unknown: int = 0
@@ -288,6 +348,12 @@ def fold(events: Iterable[e.Event | e.Unknown], state: State | None = None) -> S
     for event in events:
         result.apply(event)
     return result
+
+
+@lru_cache(maxsize=1)
+def layout() -> bytes:
+    """Four bytes that differ where key frames of another version cannot be gone on with: its fields, or its release."""
+    return zlib.crc32(__version__.encode() + msgspec.json.encode(msgspec.json.schema(State))).to_bytes(4, "little")
 
 
 def encode(state: State) -> bytes:
@@ -427,12 +493,14 @@ def _leave(state: State, t: float, error: str) -> None:
 
 def _phase_started(state: State, event: e.PhaseStarted) -> None:
     _leave(state, event.t, "")
-    state.arm = event.arm
+    state.arm = event.arm or state.arm
     state.spans.append(Span(event.arm, event.phase, event.t, event.attempt, units=event.units))
     if event.why:
         state.note(event.t, "info", f"waiting until the machine is idle: {event.why}", event.arm)
     if event.phase in ("load", "warm", "prompt", "decode", "perplexity"):
-        _attempt(state, event.arm, event.attempt)
+        attempt = _attempt(state, event.arm, event.attempt)
+        if event.phase == "load":
+            attempt.before = {k: v for k, v in state.readings.items() if k.startswith("gpu") and "used" in k}
 
 
 def _phase_progress(state: State, event: e.PhaseProgress) -> None:
@@ -448,9 +516,18 @@ def _phase_failed(state: State, event: e.PhaseFailed) -> None:
 
 
 def _ceiling(state: State, event: e.Ceiling) -> None:
+    if not event.arm:
+        state.remembered = event
+        return
     attempt = _arm(state, event.arm).attempt
     if attempt is not None:
         attempt.ceilings.append(event)
+
+
+def _kernel(state: State, event: e.KernelRate) -> None:
+    attempt = _arm(state, event.arm).attempt
+    if attempt is not None:
+        attempt.kernels[event.type] = event
 
 
 def _sample(state: State, event: e.Sample) -> None:
@@ -475,26 +552,133 @@ def _sample(state: State, event: e.Sample) -> None:
         if value is not None:
             _add(state, name, event.t, value)
     _energy(state, event, before, then)
-    measured = state.span is not None and state.span.phase != "bandwidth"  # whose buffer is the probe's, not the arm's
+    # In the phase "bandwidth" the memory is the probe's, and "idle" is no arm's.
+    measured = state.span is not None and state.span.phase not in ("bandwidth", "idle")
     if measured and state.span is not None and (attempt := _arm(state, state.span.arm).attempt) is not None:
         peak = attempt.peaks.setdefault(state.span.phase, Peak())
         peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(now, "mem_used"))
     running = state.running
-    if running is not None and running.first_t is None and event.t >= running.at:
-        running.first, running.first_t, running.first_tokens = dict(now), event.t, running.tokens
+    if running is not None and event.t >= running.at:
+        if running.first_t is None:
+            running.first, running.first_t, running.first_tokens = dict(now), event.t, running.tokens
+        _sliced(state, running, event)
     state.readings, state.readings_t, state.pid = now, event.t, event.pid
 
 
+def _sliced(state: State, running: Running, event: e.Sample) -> None:
+    """Go on with the open slice of the unit under way, and end it once it is long enough."""
+    now = event.readings
+    if running.edge_t is None:
+        running.edge, running.edge_t = dict(now), event.t
+        return
+    for name, value in _devices_seen(now).items():
+        running.open[name] = running.open.get(name, 0.0) + value
+    running.open_samples += 1
+    if event.t - running.edge_t < SLICE:
+        return
+    grown = {
+        name: now[name] - running.edge[name]
+        for name in GROWING
+        if name in now and name in running.edge and now[name] >= running.edge[name]
+    }
+    made = Slice(
+        running.at, running.unit.kind, running.edge_t, event.t, 0.0, grown, running.open, running.open_samples
+    )
+    running.edge, running.edge_t, running.open, running.open_samples = dict(now), event.t, {}, 0
+    slices = _attempt_of(state, running.unit).slices
+    slices.append(made)
+    if len(slices) > SLICES:
+        _thin(slices)
+    waiting, running.untaken = running.untaken, []
+    for stretch in waiting:
+        _take(slices, running, *stretch)
+
+
+def _thin(slices: list[Slice]) -> None:
+    """Join neighbours two by two, those of one unit."""
+    kept: list[Slice] = []
+    joined = True
+    for one in slices:
+        if not joined and kept[-1].at == one.at:
+            kept[-1].join(one)
+            joined = True
+        else:
+            kept.append(one)
+            joined = False
+    slices[:] = kept
+
+
+def _take(slices: list[Slice], running: Running, begin: float, end: float, tokens: float) -> None:
+    """Give tokens that came evenly from `begin` to `end` to the slices of the unit that they came in; what lies beyond
+    the last one waits, and what lies before the first is of none."""
+    last = slices[-1].end if slices and slices[-1].at == running.at else None
+    edge = last if last is not None else running.at
+    if end > edge:
+        since = max(begin, edge)
+        running.untaken.append((since, end, tokens * (end - since) / (end - begin) if end > begin else tokens))
+    for one in reversed(slices):
+        if one.at != running.at or one.end <= begin:
+            return
+        overlap = min(end, one.end) - max(begin, one.start)
+        if overlap > 0:
+            one.tokens += tokens * overlap / (end - begin)
+
+
+SLOWED = 0x8 | 0x20 | 0x40 | 0x80
+"""NVML's clock event reasons that mean heat or hardware: HW slowdown, SW thermal, HW thermal, power brake. The power
+cap (0x4) is how a device is meant to run."""
+
+
+def _devices_seen(readings: dict[str, float]) -> dict[str, float]:
+    """Levels of all GPUs that are averaged over a slice, the worst or the sum over the devices.
+
+    slowed: 1 where any is slowed down; clock: the lowest share of its best clock; util, dram: percent; others:
+    processes of others; shared: bytes of host memory.
+    """
+    readings = {name: value for name, value in readings.items() if name.startswith("gpu")}
+    found: dict[str, float] = {}
+    if not readings:
+        return found
+    if reasons := _devices(readings, "reasons"):
+        found["slowed"] = float(any(int(value) & SLOWED for value in reasons))
+    clocks = [
+        value / readings[f"{device}.clock_max"]
+        for name, value in readings.items()
+        if (device := name.partition(".")[0]) and name.endswith(".clock") and readings.get(f"{device}.clock_max")
+    ]
+    if clocks:
+        found["clock"] = min(clocks)
+    for name, value in (
+        ("util", highest(readings, "util")),
+        ("dram", highest(readings, "dram")),
+        ("others", total(readings, "others")),
+        ("others_mem", total(readings, "others_mem")),
+        ("shared", total(readings, "shared_used")),
+    ):
+        if value is not None:
+            found[name] = value
+    return found
+
+
 def _energy(state: State, event: e.Sample, before: dict[str, float], then: float | None) -> None:
+    """Joules between two samples, where both lie in one timed unit, or in the phase that measures an idle machine."""
     running, counter, earlier = state.running, energy_counter(event.readings), energy_counter(before)
-    if running is None or then is None or then < running.at or counter is None or earlier is None:
+    if then is None or counter is None or earlier is None or counter[0] != earlier[0] or counter[1] < earlier[1]:
+        return
+    joules, seconds = counter[1] - earlier[1], event.t - then
+    if running is None:
+        if state.span is not None and state.span.phase == "idle" and then >= state.span.start:
+            if state.idle is None or state.idle.source != counter[0]:
+                state.idle = Energy(counter[0])
+            state.idle.joules += joules
+            state.idle.seconds += seconds
         return
     attempt = _arm(state, running.unit.arm).attempt
-    if attempt is None or counter[0] != earlier[0] or counter[1] < earlier[1]:
+    if then < running.at or attempt is None:
         return
     energy = attempt.energy.setdefault(running.unit.kind, Energy(counter[0]))
-    energy.joules += counter[1] - earlier[1]
-    energy.seconds += event.t - then
+    energy.joules += joules
+    energy.seconds += seconds
 
 
 def _add(state: State, name: str, t: float, value: float) -> None:
@@ -516,8 +700,11 @@ def _tokens(state: State, event: e.Tokens) -> None:
             attempt.tokens += 1
     running = state.running
     if running is not None and running.unit == event.unit:
+        begin = running.at + running.ns / 1e9
         running.tokens += len(event.ns)
         running.ns += sum(event.ns)
+        slices = _attempt_of(state, event.unit).slices
+        _take(slices, running, begin, running.at + running.ns / 1e9, float(len(event.ns)))
         if running.ns > 0:
             _add(state, "decode.tok_s", event.t, len(event.ns) * 1e9 / max(1, sum(event.ns)))
 
@@ -586,6 +773,9 @@ def _arm_failed(state: State, event: e.ArmFailed) -> None:
 
 def _control(state: State, event: e.Control) -> None:
     state.control_offset = event.offset
+    arm = state.arms.get(event.arm or state.arm)
+    if event.request == "rerun" and arm is not None and arm.attempt is not None:
+        state.rerun[arm.id] = arm.attempt.number + 1
     state.note(event.t, "info", f"asked to {event.request} {event.arm}".rstrip(), event.arm)
 
 
@@ -613,6 +803,7 @@ RULES: dict[type, Callable[[State, Any], None]] = {
     e.PhaseDone: _phase_done,
     e.PhaseFailed: _phase_failed,
     e.Ceiling: _ceiling,
+    e.KernelRate: _kernel,
     e.Sample: _sample,
     e.UnitStarted: _unit_started,
     e.Tokens: _tokens,

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 import msgspec
 
 from quanttui.decide import paired
-from quanttui.diagnosis import drift, verdicts, windows
-from quanttui.diagnosis.verdicts import Verdict
+from quanttui.diagnosis import ceilings, drift, taint, thresholds, verdicts, windows
+from quanttui.diagnosis.case import Verdict
+from quanttui.diagnosis.taint import Clean
 from quanttui.events import Build, Host, TensorGroup
 from quanttui.format import clean, significant
 from quanttui.state import Arm, Attempt, Repetition, Span, State
@@ -38,7 +39,8 @@ class Speed(msgspec.Struct, frozen=True):
     `tok_s` and `sd` are llama-bench's avg_ts and stddev_ts: mean and standard deviation (n - 1) of the rates of the `n`
     repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions. `gb_s`
     (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of decode only, and None where the
-    cache holds the weights.
+    cache holds the weights. `clean` is the speed outside of the contaminated stretches, None where there are none, or
+    nothing else.
     """
 
     tok_s: float
@@ -48,14 +50,17 @@ class Speed(msgspec.Struct, frozen=True):
     gb_s: float | None = None
     mbu: float | None = None
     radius: float | None = None
+    clean: Clean | None = None
 
 
 class Depth(msgspec.Struct, frozen=True):
-    """The speeds at one of the depths after the first."""
+    """The speeds at one of the depths after the first; whether either was contaminated."""
 
     depth: int
     prompt: Speed | None
     decode: Speed | None
+    prompt_tainted: bool = False
+    decode_tainted: bool = False
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -121,11 +126,34 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Energy(msgspec.Struct, frozen=True):
-    """Energy of decoding, and the counter that it was read from."""
+    """Energy of decoding, and the counter that it was read from.
+
+    Both figures are net of `idle_watts`, what the machine took while nothing computed, where that was measured;
+    `gross_joules_per_token` is not. `tainted`: the decoding was contaminated, and no ranking may count them.
+    """
 
     joules_per_token: float | None
     tok_s_per_w: float | None
     source: str
+    gross_joules_per_token: float | None = None
+    idle_watts: float | None = None
+    tainted: bool = False
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """Where llama.cpp says that the model lies, and what the driver counts of it.
+
+    `layers` of all `of` are offloaded. `reserved` bytes on devices for weights, KV cache and buffers by llama.cpp's own
+    words, `counted` by which the memory in use grew; `gap` is the difference as a share of `reserved`. None where one
+    is not known. `doubtful`: the gap is larger than it should be.
+    """
+
+    layers: int
+    of: int
+    reserved: float | None = None
+    counted: float | None = None
+    gap: float | None = None
+    doubtful: bool = False
 
 
 class ArmSummary(msgspec.Struct, frozen=True):
@@ -162,12 +190,14 @@ class ArmSummary(msgspec.Struct, frozen=True):
     deeper: tuple[Depth, ...] = ()
     disturbed: int = 0
     drift: float | None = None
+    placed: Placed | None = None
 
 
 class Summary(msgspec.Struct, frozen=True):
     """A session, its arms in the plan's order. `base` is the arm that perplexities are held against, "" without one.
 
     `floor`: the A/A floor, the session's own noise as a share of tok/s (diagnosis.drift), None where it is not known.
+    `thriftiest`: the arm with the most tok/s per watt of those whose figure may be believed, "" without any.
     """
 
     model: str
@@ -177,6 +207,7 @@ class Summary(msgspec.Struct, frozen=True):
     base: str
     arms: tuple[ArmSummary, ...]
     floor: float | None = None
+    thriftiest: str = ""
 
 
 def summarize(state: State, over: bool = False) -> Summary:
@@ -188,15 +219,27 @@ def summarize(state: State, over: bool = False) -> Summary:
     """
     base = paired.base_of(state)
     over = over or bool(state.closed)
+    arms = tuple(_arm(state, arm, base, over) for arm in state.arms.values())
     return Summary(
         model=clean(state.model),
         host=state.host,
         build=state.build,
         notes=(*(clean(note) for note in state.opened.notes), *twins(state)) if state.opened else (),
         base=base.id if base else "",
-        arms=tuple(_arm(state, arm, base, over) for arm in state.arms.values()),
+        arms=arms,
         floor=drift.floor(state),
+        thriftiest=_thriftiest(arms),
     )
+
+
+def _thriftiest(arms: Iterable[ArmSummary]) -> str:
+    """The arm with the most tok/s per watt. A tainted figure never wins."""
+    known = [(arm.energy.tok_s_per_w, arm.id) for arm in arms if _counts(arm) and arm.energy and arm.energy.tok_s_per_w]
+    return max(known, key=lambda one: one[0] or 0.0)[1] if len(known) > 1 else ""
+
+
+def _counts(arm: ArmSummary) -> bool:
+    return arm.outcome == "ok" and arm.energy is not None and not arm.energy.tainted
 
 
 def twins(state: State) -> tuple[str, ...]:
@@ -237,12 +280,12 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         tensor_types={clean(name, 40): count for name, count in file.tensor_types.items()} if file else {},
         label_note=clean(file.label_note) if file else "",
         settings=_settings(state, arm),
-        prompt=_prompt(arm),
+        prompt=_prompt(state, arm),
         decode=_decode(state, arm),
         perplexity=_quality(state, arm, outcome),
         delta=_delta(state, arm, base),
         peak_memory=_peaks(arm),
-        energy=_energy(arm),
+        energy=_energy(state, arm, tainted(judged, "decode")),
         reproduced=_reproduced(arm),
         verdicts=judged,
         tainted=tainted(judged, "decode"),
@@ -253,6 +296,7 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         deeper=_deeper(state, arm),
         disturbed=arm.attempt.disturbed if arm.attempt else 0,
         drift=drift.of(state, arm),
+        placed=_placed(state, arm),
     )
 
 
@@ -310,20 +354,30 @@ def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:
     for depth in state.settings.depths[1:]:
         prompt, decode = attempt.at_depth("prompt", depth), attempt.at_depth("decode", depth)
         if prompt or decode:
-            found.append(Depth(depth, _speed(prompt) if prompt else None, _speed(decode) if decode else None))
+            found.append(
+                Depth(
+                    depth,
+                    _speed(prompt) if prompt else None,
+                    _speed(decode) if decode else None,
+                    taint.at_depth(state, arm, attempt, "prompt", depth),
+                    taint.at_depth(state, arm, attempt, "decode", depth),
+                )
+            )
     return tuple(found)
 
 
-def _prompt(arm: Arm) -> Speed | None:
+def _prompt(state: State, arm: Arm) -> Speed | None:
     attempt = windows.latest(arm, "prompt")
-    return _speed(attempt.prompt) if attempt else None
+    if attempt is None:
+        return None
+    return _with_clean(state, arm, attempt, "prompt", _speed(attempt.prompt))
 
 
 def _decode(state: State, arm: Arm) -> Speed | None:
     attempt = windows.latest(arm, "decode")
     if attempt is None:
         return None
-    speed = _speed(attempt.decode)
+    speed = _with_clean(state, arm, attempt, "decode", _speed(attempt.decode))
     against = windows.bounds(state, arm, attempt, "decode")
     if against is None or against.active <= 0:
         return speed
@@ -331,6 +385,34 @@ def _decode(state: State, arm: Arm) -> Speed | None:
     # What the cache holds does not come over the memory bus: it would be a share of nothing, 145 % at times.
     ceiling = against.ceiling.gb_s if against.ceiling and against.cache is None else None
     return msgspec.structs.replace(speed, gb_s=gb_s, mbu=gb_s / ceiling if ceiling else None)
+
+
+def _with_clean(state: State, arm: Arm, attempt: Attempt, kind: str, speed: Speed) -> Speed:
+    """The speed, with the one outside of its contaminated stretches."""
+    held = windows.bounds(state, arm, attempt, kind)
+    if held is None or kind != "decode":  # of a prompt nobody knows which tokens fell into which stretch
+        return speed
+    found = taint.of(state, arm, attempt, kind, held, thresholds.of(state.settings))
+    return msgspec.structs.replace(speed, clean=found.clean)
+
+
+def _placed(state: State, arm: Arm) -> Placed | None:
+    """Layers and memory by llama.cpp and by the driver, where layers are on a device."""
+    attempt = arm.attempt
+    if attempt is None or attempt.loaded is None or not attempt.loaded.gpu_layers:
+        return None
+    loaded = attempt.loaded
+    held = float(sum(size for name, size in loaded.buffers.items() if ceilings.device_of(name) != "cpu"))
+    contexts = [(one.kv_bytes or 0) + (one.compute_bytes or 0) for one in attempt.contexts.values()]
+    reserved = held + max(contexts, default=0) if held else None
+    before = [value for name, value in attempt.before.items() if name.endswith(".mem_used")]
+    most = max((peak.device for peak in attempt.peaks.values() if peak.device is not None), default=None)
+    counted = most - sum(before) if most is not None and before else None
+    if reserved is None or counted is None:
+        return Placed(loaded.gpu_layers, loaded.layers, reserved, counted)
+    gap = abs(counted - reserved) / reserved
+    doubtful = gap > thresholds.of(state.settings).unaccounted
+    return Placed(loaded.gpu_layers, loaded.layers, reserved, counted, gap, doubtful)
 
 
 def _quality(state: State, arm: Arm, outcome: str) -> Quality | None:
@@ -408,16 +490,20 @@ def _peaks(arm: Arm) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def _energy(arm: Arm) -> Energy | None:
+def _energy(state: State, arm: Arm, is_tainted: bool) -> Energy | None:
     attempt = windows.latest(arm, "decode")
     counted = attempt.energy.get("decode") if attempt else None
     if attempt is None or counted is None:
         return None
     if counted.seconds <= 0 or counted.joules <= 0:
-        return Energy(None, None, clean(counted.source))
-    watts = counted.joules / counted.seconds
+        return Energy(None, None, clean(counted.source), tainted=is_tainted)
+    watts, idle = counted.joules / counted.seconds, state.idle
     rate = _speed(attempt.decode).tok_s
-    return Energy(watts / rate, rate / watts, clean(counted.source))
+    resting = idle.joules / idle.seconds if idle and idle.seconds > 0 and idle.source == counted.source else None
+    net = watts - (resting or 0.0)
+    if net <= 0:  # a machine that rests at more than this was not at rest
+        net, resting = watts, None
+    return Energy(net / rate, rate / net, clean(counted.source), watts / rate, resting, is_tainted)
 
 
 def _reproduced(arm: Arm) -> str:
@@ -673,10 +759,10 @@ def _test_share(state: State, attempt: Attempt, kind: str, depth: int, wanted: i
         mine = arm is not None and any(one is attempt and one.number == running.unit.attempt for one in arm.attempts)
         units += running.tokens / running.unit.tokens if mine else 0.0
     share = min(1.0, units / wanted) if wanted > 0 else 1.0
-    if kind != "decode" or wanted < verdicts.DEFAULTS.repetitions:
+    if kind != "decode" or wanted < thresholds.of(state.settings).repetitions:
         return share
     seconds = sum(one.ns for one in done) / 1e9
-    share = min(share, seconds / verdicts.DEFAULTS.seconds)
+    share = min(share, seconds / thresholds.of(state.settings).seconds)
     if settings.precision <= 0:
         return share
     speed = _speed(done) if done else None

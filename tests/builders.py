@@ -43,6 +43,9 @@ class Arm:
     tokens, repetitions: of decode. fails: an outcome that ends the arm in `fails_in`.
     reads: whether the host tells what a process reads (macOS does not). again: decode tok/s of further attempts.
     watts: of the package, None where there is no counter.
+    only: the decode repetitions in which swap, page_in, cpu and others are as said; empty: all of them.
+    others: cores that other processes use. after: GB/s measured again after decoding, None where it is not measured.
+    kernels: C(type) in GB/s. gpu: readings of gpu0 in every sample, `gpu_before` before it is loaded.
     kld: mean KL divergence from the first arm's logits, in nats; None without. disturbed: decode repetitions that are
     done again.
     """
@@ -76,6 +79,14 @@ class Arm:
     kld: float | None = None
     kv: str = ""
     disturbed: int = 0
+    only: tuple[int, ...] = ()
+    others: float = 0.0
+    after: float | None = None
+    kernels: dict[str, float] = field(default_factory=dict)
+    gpu: dict[str, float] = field(default_factory=dict)
+    gpu_before: dict[str, float] = field(default_factory=dict)
+    layers: int = 23
+    buffers: dict[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -150,6 +161,7 @@ class Log:
     settings: e.Settings = field(default_factory=settings)
     host: e.Host = field(default_factory=host)
     build: e.Build = field(default_factory=build)
+    probed_after: bool = True
     parameters: int = PARAMETERS
     notes: tuple[str, ...] = ()
     events: list[e.Event] = field(default_factory=list)
@@ -219,25 +231,29 @@ class Log:
     def phases(self, number: int) -> list[str]:
         wanted = {"prompt": self.settings.prompt, "decode": self.settings.decode}
         speed = [kind for kind, tokens in wanted.items() if tokens]
+        speed += ["after"] if self.probed_after else []
         ppl = ["perplexity"] if "ppl" in self.settings.tasks and number == 1 else []
         return ["bandwidth", "load", *speed, *ppl]
 
     def phase(self, arm: Arm, number: int, phase: str) -> bool:
         """One phase; False where the arm failed in it."""
         units = {"prompt": arm.repetitions, "decode": arm.repetitions, "perplexity": -(-arm.chunks // 4)}.get(phase)
-        self.put(e.PhaseStarted(arm=arm.name, phase=phase, units=units, attempt=number))
+        if phase == "after" and arm.after is None:
+            return True
+        told = {"after": "bandwidth"}.get(phase, phase)
+        self.put(e.PhaseStarted(arm=arm.name, phase=told, units=units, attempt=number))
         if arm.fails and arm.fails_in == phase:
             self.fail(arm, number, phase)
             return False
-        if phase == "bandwidth":
-            self.bandwidth(arm)
+        if phase in ("bandwidth", "after"):
+            self.bandwidth(arm, "before" if phase == "bandwidth" else "after")
         elif phase == "load":
             self.load(arm, number)
         elif phase == "perplexity":
             self.perplexity(arm)
         else:
             self.repetitions(arm, number, phase)
-        self.put(e.PhaseDone(arm=arm.name, phase=phase, attempt=number))
+        self.put(e.PhaseDone(arm=arm.name, phase=told, attempt=number))
         return True
 
     def fail(self, arm: Arm, number: int, phase: str) -> None:
@@ -250,21 +266,27 @@ class Log:
             )
         )  # fmt: skip
 
-    def bandwidth(self, arm: Arm) -> None:
+    def bandwidth(self, arm: Arm, when: str = "before") -> None:
         self.t += 0.5
-        if arm.ceiling is None:
+        gb_s = arm.ceiling if when == "before" else arm.after
+        for name, rate in arm.kernels.items() if when == "before" else ():
+            self.put(e.KernelRate(arm=arm.name, type=name, how="measured", gb_s=rate, repeats=(rate,), threads=2))
+        if gb_s is None:
             self.put(e.Ceiling(arm=arm.name, how="absent", why="too little memory is free to measure it"))
             return
         device = "gpu0" if arm.gpu_layers else "cpu"
         self.put(
             e.Ceiling(
-                arm=arm.name, how=arm.ceiling_how, gb_s=arm.ceiling, repeats=(arm.ceiling,), threads=2,
-                over="512 MiB of the mapped file", device=device,
+                arm=arm.name, how=arm.ceiling_how, gb_s=gb_s, repeats=(gb_s,), threads=2,
+                over="512 MiB of the mapped file", device=device, when=when,
             )
         )  # fmt: skip
 
     def load(self, arm: Arm, number: int) -> None:
         """A cold one: the whole file is read, with no major fault, before anything is timed."""
+        if arm.gpu_before:
+            self.put(e.Sample(readings={f"gpu0.{name}": value for name, value in arm.gpu_before.items()}))
+            self.put(e.PhaseStarted(arm=arm.name, phase="load", attempt=number))
         for done in (0.5, 1.0):
             self.t += 0.5
             self.put(e.PhaseProgress(arm=arm.name, phase="load", fraction=done))
@@ -272,8 +294,8 @@ class Log:
             self.counters["engine.read"] += roofline.resident_bytes(self.shape(arm))
         self.put(
             e.ArmLoaded(
-                arm=arm.name, pid=self.pid, gpu_layers=arm.gpu_layers, layers=23, load_ns=10**9,
-                threads=self.settings.threads, attempt=number,
+                arm=arm.name, pid=self.pid, gpu_layers=arm.gpu_layers, layers=arm.layers, load_ns=10**9,
+                threads=self.settings.threads, attempt=number, buffers=arm.buffers,
             )
         )  # fmt: skip
 
@@ -311,7 +333,9 @@ class Log:
         begun, each = self.t, 1 / tok_s
         seconds = unit.tokens * each
         before = dict(self.counters)
-        rates = self.rates(arm, unit, seconds)
+        spared = unit.kind == "decode" and arm.only and unit.index not in arm.only
+        quiet = replace(arm, swap=0.0, page_in=0.0, cpu=max(arm.cpu, 0.97), others=0.0)
+        rates = self.rates(quiet if spared else arm, unit, seconds)
         told, told_at = 0, begun
         ends = [begun + k * each for k in range(1, unit.tokens + 1)] if unit.kind == "decode" else []
         moments = [(t, "token") for t in ends] + [(t, "sample") for t in self.samples(begun + seconds)]
@@ -346,7 +370,7 @@ class Log:
             "engine.majflt": (3 + 1000 * again) * scale if again else 0.0,
             "swap.in": (arm.swap * active + arm.neighbour_swap) * scale,
             "engine.cpu": arm.cpu * self.settings.threads,
-            "cpu.busy": float(self.settings.threads),
+            "cpu.busy": arm.cpu * self.settings.threads + arm.others,
             "package.energy": arm.watts or 0.0,
         }
 
@@ -364,6 +388,7 @@ class Log:
         size = roofline.resident_bytes(self.shape(arm))
         readings = {"mem.total": float(self.host.memory), "mem.used": 2e9 + size, "swap.used": 639e6}
         readings |= {"engine.rss": size, "engine.anonymous": 2e8} | self.counters
+        readings |= {f"gpu0.{name}": value for name, value in arm.gpu.items()}
         if arm.watts is None:
             readings.pop("package.energy")
         self.put(e.Sample(readings=readings, pid=self.pid))

@@ -108,11 +108,18 @@ SMALL = Model(2, 64, 128, 4, 2, 96)
 
 def write(path: Path, model: Model, kind: str = "F16", **more: Any) -> Path:
     """A GGUF of that shape: matrices of type `kind`, vectors F32, all of it zeros that take no room on the disk."""
-    writer = gguf.GGUFWriter(path, model.architecture)
-    for key, value in (model.keys() | more).items():
+    return build(path, model.architecture, model.keys() | more, model.tensors(), kind)
+
+
+def build(
+    path: Path, architecture: str, metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]], kind: str = "F16"
+) -> Path:
+    """A GGUF of just those keys, prefix and all, and tensors (row length first); types and data as of `write`."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in metadata.items():
         _add(writer, key, value)
     size = 0
-    for name, shape in model.tensors().items():
+    for name, shape in tensors.items():
         tensor_type = quants.BY_TYPE_NAME["F32" if len(shape) == 1 else kind]
         count = prod(shape) // tensor_type.block * tensor_type.bytes
         raw = gguf.GGMLQuantizationType[tensor_type.name]
@@ -129,11 +136,26 @@ def write(path: Path, model: Model, kind: str = "F16", **more: Any) -> Path:
     return path
 
 
+def tiny(
+    path: Path,
+    architecture: str,
+    keys: dict[str, Any],
+    blocks: list[dict[str, tuple[int, ...]]],
+    more: dict[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """A GGUF of any architecture in F16: `keys` without its prefix, `blocks` the matrices of each layer by their part
+    of the name, and an embedding of 96 rows of 64, tied unless `more` has an output."""
+    own = {"block_count": len(blocks), "embedding_length": 64, "context_length": 8192, "vocab_size": 96} | keys
+    tensors = {f"blk.{il}.{name}.weight": shape for il, block in enumerate(blocks) for name, shape in block.items()}
+    metadata = {f"{architecture}.{key}": value for key, value in own.items()}
+    return build(path, architecture, metadata, {"token_embd.weight": (64, 96)} | (more or {}) | tensors)
+
+
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
-        writer.add_uint32(key, value)
+        (writer.add_uint32 if value < 1 << 32 else writer.add_uint64)(key, value)
     elif isinstance(value, float):
         writer.add_float32(key, value)
     elif isinstance(value, str):
@@ -174,6 +196,24 @@ def refusals(path: Path, ftypes: list[int], folder: Path) -> dict[int, str]:
     return {int(number): str(error) for number, error in answer.items()}
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What llama.cpp keeps of a model at 4096 cells: the layers that slide, those with keys and values of the whole
+    context and with a state, and the MiB of both."""
+
+    slides: list[int]
+    whole: list[int]
+    states: list[int]
+    whole_mib: float
+    state_mib: float
+
+
+def kept(path: Path, architecture: str, keys: dict[str, Any], layers: int) -> Kept:
+    """llama.cpp's own account of a model of that architecture, which is written to `path` with whatever tensors it
+    asks for, of whatever shape it says that they must have."""
+    return Kept(**_ask(["kept", str(path), architecture, json.dumps(keys), str(layers)])["0"])
+
+
 def tensor_types() -> dict[int, tuple[str, int, int]]:
     """ggml's own table: name, elements and bytes of a block by number."""
     return {int(number): tuple(row) for number, row in _ask(["types"]).items()}
@@ -200,6 +240,10 @@ def _main(task: str, *arguments: str) -> dict[int, Any]:
     llama_cpp.llama_log_set(hear, ctypes.c_void_p(0))
     if task == "types":
         return _types(_ggml.libggml)
+    if task == "kept":
+        path, architecture, keys, layers = arguments
+        _agreed(llama_cpp, said, Path(path), architecture, json.loads(keys), int(layers))
+        return {0: _account("".join(said))}
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = 1
     params.dry_run = task == "dry"
@@ -222,6 +266,61 @@ def _main(task: str, *arguments: str) -> dict[int, Any]:
             types = {name: (after or before).upper() for name, before, after in _TENSOR.findall(text)}
             answers[ftype] = {"types": types, "needs_imatrix": "require an imatrix" in text, "error": error}
     return answers
+
+
+_ABSENT = re.compile(r"tensor '([^']+)' not found")
+_SHAPE = re.compile(r"tensor '([^']+)' has wrong shape; expected ([\d, ]+), got")
+_SLIDES = re.compile(r"layer +(\d+) assigned to device \w+, is_swa = 1")
+_CACHE = re.compile(r"K \(\w+\): +([\d.]+) MiB, V \(\w+\): +([\d.]+) MiB")
+_STATE = re.compile(r"R \(\w+\): +([\d.]+) MiB, S \(\w+\): +([\d.]+) MiB")
+
+
+def _agreed(llama_cpp: Any, said: list[str], path: Path, architecture: str, keys: dict[str, Any], layers: int) -> None:
+    """Ask again with what was missing until llama.cpp has a model and a context; `said` is what it said of them."""
+    own = {"block_count": layers, "embedding_length": 64, "context_length": 8192, "vocab_size": 96}
+    own |= {"attention.layer_norm_rms_epsilon": 1e-5} | keys
+    metadata = {f"{architecture}.{key}": value for key, value in own.items()} | {"tokenizer.ggml.model": "no_vocab"}
+    tensors: dict[str, tuple[int, ...]] = {}
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = 0
+    for _ in range(1000):
+        build(path, architecture, metadata, tensors, "F32")
+        said.clear()
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if model:
+            context = llama_cpp.llama_context_default_params()
+            context.n_ctx, context.n_batch, context.n_ubatch, context.swa_full = 4096, 32, 32, False
+            llama_cpp.llama_init_from_model(model, context)
+            return
+        text = "".join(said)
+        if found := _SHAPE.search(text):
+            shape = [int(length) for length in found[2].split(",")]
+            tensors[found[1]] = tuple(shape[: max(i + 1 for i, length in enumerate(shape) if length > 1 or not i)])
+        elif found := _ABSENT.search(text):
+            before = re.sub(r"blk\.\d+", lambda layer: f"blk.{int(layer[0][4:]) - 1}", found[1])
+            tensors[found[1]] = tensors.get(before, (1,))
+        else:
+            raise RuntimeError(text[-500:])
+    raise RuntimeError(f"no {architecture} after 1000 tries")
+
+
+def _account(text: str) -> dict[str, Any]:
+    """`Kept` from llama.cpp's log of one model and one context."""
+    layers: dict[str, list[int]] = {"kv": [], "SWA": [], "rs": []}
+    mib = {"kv": 0.0, "SWA": 0.0, "rs": 0.0}
+    now = "kv"
+    for line in text.splitlines():
+        if "creating " in line:
+            now = "SWA" if "creating     SWA" in line else "kv"
+        kind = "rs" if "llama_memory_recurrent" in line else now
+        if found := re.search(r"layer +(\d+): dev", line):
+            layers[kind].append(int(found[1]))
+        elif found := _STATE.search(line) or _CACHE.search(line):
+            mib[kind] = float(found[1]) + float(found[2])
+    slides = sorted({int(found) for found in _SLIDES.findall(text)})
+    return {
+        "slides": slides, "whole": layers["kv"], "states": layers["rs"], "whole_mib": mib["kv"], "state_mib": mib["rs"]
+    }  # fmt: skip
 
 
 def _types(ggml: Any) -> dict[int, Any]:

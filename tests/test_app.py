@@ -311,6 +311,33 @@ async def test_s_writes_three_files_and_says_where(tmp_path: Path) -> None:
     assert "quanttui" in written[2].read_text()
 
 
+async def test_r_asks_for_the_selected_quant_once_more_and_a_recorded_sweep_says_how_it_comes_about(
+    tmp_path: Path,
+) -> None:
+    folder = recorded(tmp_path / "s", stream())
+    app = Monitor(folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.select("Q5_K_M")
+        await pilot.press("r")
+        await pilot.pause()
+        assert "quanttui run --resume" in screen_text(app)
+    (asked,) = session.requests(folder, 0)
+    assert (asked.request, asked.arm) == ("rerun", "Q5_K_M")
+
+
+async def test_what_has_not_been_measured_cannot_be_measured_again(tmp_path: Path) -> None:
+    folder = recorded(tmp_path / "s", builders.events(builders.Arm("Q8_0"), builders.Arm("Q2_K", planned_only=True)))
+    app = Monitor(folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        app.select("Q2_K")
+        await pilot.press("r")
+        await pilot.pause()
+        assert "has not been measured yet" in screen_text(app)
+    assert not list(session.requests(folder, 0))
+
+
 async def test_t_goes_round_the_themes(sweep_folder: Path) -> None:
     app = Monitor(sweep_folder, "attach")
     async with app.run_test(size=(120, 40)) as pilot:

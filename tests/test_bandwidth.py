@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quanttui import events as e
 from quanttui.probes import bandwidth
 from quanttui.probes.bandwidth import BLOCK, REPEATS, measure
 from quanttui.probes.host import cache_bytes
@@ -122,3 +123,41 @@ def test_on_this_host_it_reads_well_beyond_the_cache() -> None:
     if found.how == "measured":
         count, unit, *_ = found.over.split()
         assert float(count) * {"MiB": 1 << 20, "GiB": 1 << 30}[unit] >= 3.9 * (cache_bytes() or 0)
+
+
+HOST = e.Host(name="h", os="o", cpu="Zen", cores=2, threads=2, memory=24 << 30)
+
+
+def test_what_sessions_measured_is_remembered_by_machine_and_threads(tmp_path: Path) -> None:
+    cache = tmp_path / "deep/bandwidth.json"
+    assert bandwidth.recall(cache, HOST, 2) is None
+    bandwidth.remember(cache, HOST, 2, [30.0, 34.0])
+    assert bandwidth.recall(cache, HOST, 2) is None  # two are no usual one
+    bandwidth.remember(cache, HOST, 2, [33.0])
+    found = bandwidth.recall(cache, HOST, 2)
+    assert found is not None and (found.how, found.gb_s, found.repeats) == ("remembered", 33.0, (30.0, 34.0, 33.0))
+    assert bandwidth.recall(cache, HOST, 1) is None
+    assert bandwidth.recall(cache, e.Host(name="h", os="o", cpu="M4", cores=2, threads=2, memory=24 << 30), 2) is None
+
+
+def test_only_the_latest_are_kept(tmp_path: Path) -> None:
+    cache = tmp_path / "bandwidth.json"
+    for _ in range(3):
+        bandwidth.remember(cache, HOST, 2, [float(n) for n in range(20)])
+    found = bandwidth.recall(cache, HOST, 2)
+    assert found is not None and len(found.repeats) == bandwidth.REMEMBERED
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[1]", b'{"a": "b"}', b"\xff\xfe"])
+def test_a_torn_memory_is_none_and_is_replaced(tmp_path: Path, torn: bytes) -> None:
+    cache = tmp_path / "bandwidth.json"
+    cache.write_bytes(torn)
+    assert bandwidth.recall(cache, HOST, 2) is None
+    bandwidth.remember(cache, HOST, 2, [30.0, 31.0, 32.0])
+    assert bandwidth.recall(cache, HOST, 2) is not None
+
+
+def test_a_memory_that_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    bandwidth.remember(tmp_path / "file/bandwidth.json", HOST, 2, [30.0, 31.0, 32.0])
+    assert bandwidth.recall(tmp_path / "file/bandwidth.json", HOST, 2) is None

@@ -124,7 +124,7 @@ def test_foreign_text_reaches_the_terminal_without_control_characters(
 def test_llama_benchs_short_forms_are_the_long_ones() -> None:
     given = {
         "-p": "64", "-n": "32", "-d": "16", "-r": "2", "-t": "3", "-ngl": "5", "-sm": "row", "-ts": "3/1",
-        "-b": "256", "-ub": "128", "-fa": "on",
+        "-b": "256", "-ub": "128", "-fa": "on", "-lm": "mmap",
     }  # fmt: skip
     long = {short: cli._flag(key) for key, (shorts, _, _) in cli.MEASURED.items() for short in shorts}
     assert set(long) == set(given)

@@ -48,6 +48,10 @@ OTHER: dict[str, tuple[str, Any]] = {
     "tensor_split": ("3/1", [3, 1]),
     "batch": ("512", 512),
     "ubatch": ("128", 128),
+    "load_mode": ("mmap+mlock", "mmap+mlock"),
+    "repack": ("false", False),
+    "thresholds": ("wall=0.6,cpu_share=0.8", {"wall": 0.6, "cpu_share": 0.8}),
+    "bandwidth": ("cpu=51.2,gpu0=1008", {"cpu": 51.2, "gpu0": 1008.0}),
     "flash_attn": ("off", "off"),
     "kv": ("q8_0,f16", ["q8_0", "f16"]),
     "ctx": ("1024", 1024),
@@ -67,8 +71,15 @@ OTHER: dict[str, tuple[str, Any]] = {
 
 def written(folder: Path, **keys: Any) -> Path:
     file = folder / "config.toml"
-    file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()), encoding="utf-8")
+    file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in keys.items()), encoding="utf-8")
     return file
+
+
+def toml(value: Any) -> str:
+    """JSON but for tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)
 
 
 def test_the_shipped_file_lists_exactly_the_keys_at_their_defaults() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import struct
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 
 from quanttui import quants
 from quanttui.errors import UserError
-from quanttui.models import header, label, pocket
+from quanttui.events import Shape
+from quanttui.models import header, label, layers, pocket
 
 MODELS = {
     "llama": replace(ggufs.SMALL),
@@ -146,6 +148,12 @@ def test_shape_of_experts(tmp_path: Path) -> None:
         ("output_norm.weight", "other"),
         ("blk.3.ffn_up_exps.weight", "experts"),
         ("blk.3.ffn_up.7.weight", "experts"),
+        ("blk.3.ffn_up_exps.bias", "experts"),
+        ("blk.3.ffn_up_chexps.weight", "experts"),
+        ("blk.3.exp_probs_b.bias", "block"),
+        ("per_layer_token_embd.weight", "rows"),
+        ("position_embd.weight", "rows"),
+        ("token_embd_norm.weight", "other"),
         ("blk.3.ffn_up_shexp.weight", "block"),
         ("blk.3.attn_q.weight", "block"),
         ("rope_freqs.weight", "other"),
@@ -158,12 +166,11 @@ def test_role(name: str, role: str) -> None:
 
 def test_per_layer_values_are_kept(tmp_path: Path) -> None:
     """Where each layer has its own number of KV heads or width, all of them count, and the largest where one must."""
-    own = {"llama.attention.head_count_kv": [2, 1], "llama.feed_forward_length": [64, 128]}
-    path = ggufs.write(tmp_path / "model.gguf", ggufs.SMALL, **own, **{"llama.attention.sliding_window": 512})
-    shape = header.shape(header.read(path))
+    own = {"attention.head_count": 4, "attention.head_count_kv": [2, 1], "feed_forward_length": [64, 128]}
+    shape = _shape(tmp_path, "llama", own, [{"attn_k": (64, 32)}, {"attn_k": (64, 16)}])
     assert shape.head_count_kv == (2, 1)
     assert shape.feed_forward == 128
-    assert shape.window == 512
+    assert shape.note == ""
 
 
 def test_head_lengths_default_to_the_width_over_the_heads(tmp_path: Path) -> None:
@@ -209,6 +216,327 @@ def test_bits_per_weight_are_the_data_over_the_weights(tmp_path: Path) -> None:
     every = sum(tensor.elements for tensor in read.tensors)
     assert header.bits_per_weight(read) == pytest.approx((vectors * 32 + (every - vectors) * 8.5) / every)
     assert header.tensor_types(read) == {"Q8_0": 16, "F32": 5}
+
+
+# -- what the layers keep
+
+PLAIN: dict[str, tuple[int, ...]] = {"attn_q": (64, 64), "attn_k": (64, 32)}
+HEADS = {"attention.head_count": 4, "attention.head_count_kv": 2}
+
+
+def _shape(
+    folder: Path, architecture: str, keys: dict[str, Any], blocks: list[Any] | int, **more: tuple[int, ...]
+) -> Shape:
+    blocks = [PLAIN] * blocks if isinstance(blocks, int) else blocks
+    extra = {f"{name}.weight": lengths for name, lengths in more.items()}
+    return header.shape(header.read(ggufs.tiny(folder / "tiny.gguf", architecture, keys, blocks, extra)))
+
+
+WINDOW = {"attention.sliding_window": 512}
+LISTED = WINDOW | {"attention.sliding_window_pattern": [True, False, False, True]}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "keys", "slides"),
+    [
+        ("gemma2", 4, WINDOW, "1010"),
+        ("gemma3", 7, WINDOW, "1111101"),
+        ("gemma3", 4, WINDOW | {"attention.sliding_window_pattern": 2}, "1010"),
+        ("gemma3", 4, WINDOW | {"attention.sliding_window_pattern": 1}, "0000"),
+        ("gemma3", 4, LISTED, "1001"),
+        ("gemma3n", 6, WINDOW, "111101"),
+        ("gemma4", 4, LISTED, "1001"),
+        ("gpt-oss", 4, WINDOW, "1010"),
+        ("cohere2", 5, WINDOW, "11101"),
+        ("cohere2moe", 5, WINDOW, "01110"),
+        ("olmo2", 5, WINDOW, "11101"),
+        ("exaone4", 64, WINDOW, "1110" * 16),
+        ("exaone4", 8, WINDOW, "0" * 8),
+        ("plamo3", 9, WINDOW, "111111101"),
+        ("mimo2", 4, LISTED, "1001"),
+        ("lfm2", 3, WINDOW, "111"),
+        ("gemma3", 4, {}, "0000"),
+        ("llama", 4, LISTED, "0000"),
+        ("qwen2", 4, WINDOW, "0000"),
+        ("phi3", 4, WINDOW, "0000"),
+    ],
+)
+def test_the_layers_that_slide_are_those_of_llama_cpp(
+    tmp_path: Path, architecture: str, layers: int, keys: dict[str, Any], slides: str
+) -> None:
+    """Period, first layer, list or number in the file, and the window that llama.cpp does not read elsewhere."""
+    shape = _shape(tmp_path, architecture, HEADS | keys, layers)
+    windows = shape.windows or (shape.window,) * layers
+    assert windows == tuple(512 * int(one) for one in slides)
+    assert shape.note == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "windows"),
+    [
+        ("gemma2", {}, (4096, 0, 4096, 0)),
+        ("llama4", {}, (8192, 8192, 8192, 0)),
+        ("llama4", WINDOW, (8192, 8192, 8192, 0)),
+        ("llama4", {"attention.sliding_window": 0}, ()),
+        ("smallthinker", WINDOW, (0, 4096, 4096, 4096)),
+        ("smallthinker", {}, ()),
+    ],
+)
+def test_some_windows_are_llama_cpps_own(
+    tmp_path: Path, architecture: str, keys: dict[str, Any], windows: tuple[int, ...]
+) -> None:
+    """Where it has a length of its own, the file's counts only as far as llama.cpp lets it."""
+    assert _shape(tmp_path, architecture, HEADS | keys, 4).windows == windows
+
+
+def test_layers_that_keep_nothing_say_nothing_of_windows(tmp_path: Path) -> None:
+    """Of lfm2 all layers that attend slide: one window holds for all."""
+    keys = HEADS | WINDOW | {"attention.head_count_kv": [0, 2, 0, 2], "shortconv.l_cache": 3}
+    shape = _shape(tmp_path, "lfm2", keys, 4)
+    assert (shape.window, shape.windows, shape.head_count_kv) == (512, (), (0, 2, 0, 2))
+
+
+SSM = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 2}
+MAMBA2 = 3 * (128 + 2 * 2 * 16) + 16 * 128
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "counts", "elements"),
+    [
+        ("mamba2", SSM, (0,) * 4, 4 * MAMBA2),
+        ("rwkv6", HEADS | {"wkv.head_size": 16}, (0,) * 4, 4 * (2 + 16) * 64),
+        ("arwkv7", HEADS | {"wkv.head_size": 16, "token_shift_count": 1}, (0,) * 4, 4 * (1 + 16) * 64),
+        ("falcon-h1", HEADS | SSM, (2,) * 4, 4 * MAMBA2),
+        ("granitehybrid", HEADS | SSM | {"attention.head_count_kv": [0, 0, 2, 0]}, (0, 0, 2, 0), 3 * MAMBA2),
+        (
+            "nemotron_h",
+            HEADS | SSM | {"attention.head_count_kv": [0, 0, 2, 0], "feed_forward_length": [0, 128, 0, 0]},
+            (0, 0, 2, 0),
+            2 * MAMBA2,
+        ),
+        ("qwen3next", HEADS | SSM, (0, 0, 0, 2), 3 * MAMBA2),
+        ("qwen3next", HEADS | SSM | {"full_attention_interval": 2}, (0, 2, 0, 2), 2 * MAMBA2),
+        ("qwen35", HEADS | SSM | {"attention.recurrent_layers": [True, False, False, True]}, (0, 2, 2, 0), 2 * MAMBA2),
+        ("qwen35", HEADS | SSM | {"nextn_predict_layers": 2}, (0, 0, 0, 0), 2 * MAMBA2),
+        (
+            "lfm2",
+            HEADS | {"attention.head_count_kv": [0, 2, 0, 2], "shortconv.l_cache": 3},
+            (0, 2, 0, 2),
+            2 * 2 * 64,
+        ),
+        (
+            "kimi-linear",
+            HEADS | {"attention.head_count_kv": [0, 0, 0, 1], "kda.head_dim": 16, "ssm.conv_kernel": 4},
+            (0, 0, 0, 1),
+            3 * (3 * 3 * 4 * 16 + 4 * 16 * 16),
+        ),
+        ("llama", HEADS | SSM, (2,) * 4, 0),
+    ],
+)
+def test_recurrent_layers_keep_a_state_as_llama_cpp_counts_it(
+    tmp_path: Path, architecture: str, keys: dict[str, Any], counts: tuple[int, ...], elements: int
+) -> None:
+    """Its elements are F32; a layer with a state has no KV cache, save where it has both."""
+    shape = _shape(tmp_path, architecture, keys, [{"attn_q": (64, 64)}] * 4)
+    assert (shape.head_count_kv, shape.state_bytes) == (counts, 4 * elements)
+    assert shape.note == ""
+
+
+WIDE = HEADS | {"feed_forward_length": 128}
+ROUTED = WIDE | {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
+LARGE = SSM | {"ssm.state_size": 1024, "ssm.time_step_rank": 4}
+LATENT = {
+    "attention.head_count_kv": 1, "attention.kv_lora_rank": 32, "rope.dimension_count": 8, "attention.key_length": 40,
+    "attention.value_length": 32, "attention.key_length_mla": 24, "attention.value_length_mla": 16,
+}  # fmt: skip
+
+OLDER = {
+    "attention.head_count_kv": 4, "attention.kv_lora_rank": 32, "attention.q_lora_rank": 32, "rope.dimension_count": 8,
+    "attention.key_length": 24, "attention.value_length": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "layers"),
+    [
+        ("llama", WIDE | WINDOW, 3),
+        ("gemma2", WIDE, 3),
+        ("gemma3", WIDE | WINDOW, 7),
+        ("gemma3", WIDE | WINDOW | {"attention.sliding_window_pattern": [1, 0, 1]}, 3),
+        ("gpt-oss", ROUTED | WINDOW, 3),
+        ("cohere2", WIDE | WINDOW | {"attention.layer_norm_epsilon": 1e-5, "logit_scale": 1.0}, 5),
+        ("exaone4", WIDE | WINDOW, 3),
+        ("minicpm3", WIDE | OLDER, 2),
+        (
+            "deepseek2",
+            ROUTED | LATENT | {"attention.q_lora_rank": 32, "expert_shared_count": 1, "leading_dense_block_count": 1},
+            3,
+        ),
+        ("mamba2", LARGE | {"attention.head_count": 0}, 2),
+        ("jamba", WIDE | LARGE | {"attention.head_count_kv": [0, 2, 0], "ssm.group_count": 0}, 3),
+        ("lfm2", WIDE | WINDOW | {"attention.head_count_kv": [0, 2, 2], "shortconv.l_cache": 3}, 3),
+        (
+            "rwkv6qwen2",
+            WIDE | {"wkv.head_size": 16, "token_shift_count": 1, "time_mix_extra_dim": 4, "time_decay_extra_dim": 4},
+            2,
+        ),
+    ],
+)
+def test_llama_cpp_keeps_what_is_said_of_a_layer(
+    tmp_path: Path, architecture: str, keys: dict[str, Any], layers: int
+) -> None:
+    """Its own log of a model and a context is the authority on windows, latents, states and empty layers."""
+    kept = ggufs.kept(tmp_path / "asked.gguf", architecture, keys, layers)
+    shape = header.shape(header.read(tmp_path / "asked.gguf"))
+    windows = shape.windows or (shape.window,) * layers
+    counted = [il for il in range(layers) if shape.head_count_kv[il]]
+    assert [il for il in counted if windows[il]] == kept.slides
+    assert [il for il in counted if not windows[il]] == kept.whole
+    cell = 2 * sum(
+        shape.latent or shape.head_count_kv[il] * (shape.key_length + shape.value_length) for il in kept.whole
+    )
+    assert cell * 4096 / 2**20 == pytest.approx(kept.whole_mib, abs=0.011)
+    assert bool(shape.state_bytes) == bool(kept.states)
+    assert shape.state_bytes / 2**20 == pytest.approx(kept.state_mib, abs=0.011)
+    assert shape.note == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "told"),
+    [
+        ("warp-core", HEADS, "no architecture warp-core"),
+        ("t5", HEADS, "encoder-decoder"),
+        ("bert", HEADS, "no KV cache"),
+        ("gemma4", HEADS | WINDOW, "which layers"),
+        ("gemma4", HEADS | LISTED | {"attention.key_length_swa": 8}, "another length"),
+        ("deepseek32", HEADS | {"attention.indexer.key_length": 128}, "sparse attention"),
+        ("nanbeige", HEADS | {"num_loops": 2}, "several times"),
+        ("mamba", {}, "not said"),
+    ],
+)
+def test_what_is_not_known_of_an_architecture_is_said(
+    tmp_path: Path, architecture: str, keys: dict[str, Any], told: str
+) -> None:
+    """One line, and the counts that can be had all the same."""
+    shape = _shape(tmp_path, architecture, keys, 4)
+    assert told in shape.note
+    assert shape.note.isprintable()
+
+
+def test_every_rule_is_for_an_architecture_that_llama_cpp_has() -> None:
+    """No rule is spelled for a name that no file carries, and the names are in llama.cpp's own library."""
+    assert set(layers._SLIDING) | layers._RECURRENT | layers._HYBRID | set(layers._INTERVAL) <= layers.NAMES
+    assert layers._BOTH | layers._NO_CACHE | layers._DRAFTS | layers.UNEVEN <= layers.NAMES
+    package = importlib.util.find_spec("llama_cpp")
+    assert package is not None and package.origin is not None
+    libraries = [file for file in (Path(package.origin).parent / "lib").glob("*llama*") if file.is_file()]
+    assert libraries
+    held = b"".join(file.read_bytes() for file in libraries)
+    assert [name for name in sorted(layers.NAMES) if name.encode() + b"\0" not in held] == []
+
+
+# -- metadata against tensors
+
+
+def test_a_wrong_number_of_layers_is_told_and_the_tensors_count(tmp_path: Path) -> None:
+    """More or fewer layers than there are tensors for."""
+    for claimed in (32, 1, 0):
+        shape = _shape(tmp_path, "llama", HEADS | {"block_count": claimed}, 3)
+        assert (shape.layers, shape.head_count_kv) == (3, (2, 2, 2))
+        assert f"{claimed} layers" in shape.note and "3" in shape.note
+
+
+def test_layers_that_predict_further_tokens_may_be_missing(tmp_path: Path) -> None:
+    """A file without its draft layers still counts them, and that is no contradiction."""
+    shape = _shape(tmp_path, "glm4moe", HEADS | {"block_count": 3, "nextn_predict_layers": 1}, 2)
+    assert (shape.layers, shape.head_count_kv, shape.note) == (3, (2, 2, 0), "")
+
+
+def test_a_list_of_kv_heads_of_the_wrong_length_gives_way_to_the_keys_tensors(tmp_path: Path) -> None:
+    """With tensors of separate keys their rows decide, else the list is filled up; both are told."""
+    keys = {"attention.head_count": 4, "attention.head_count_kv": [4, 4]}
+    made = _shape(tmp_path, "llama", keys, [{"attn_k": (64, 32)}, {"attn_k": (64, 16)}, {"attn_k": (64, 64)}])
+    fused = _shape(tmp_path, "llama", keys, [{"attn_qkv": (64, 192)}] * 3)
+    assert (made.head_count_kv, fused.head_count_kv) == ((2, 1, 4), (4, 4, 4))
+    assert "2 layers of 3" in made.note and "2 layers of 3" in fused.note
+
+
+def test_kv_heads_that_the_keys_contradict_are_told(tmp_path: Path) -> None:
+    """8 heads of 16 would take 128 rows; there are 32."""
+    shape = _shape(tmp_path, "llama", HEADS | {"attention.head_count_kv": 8}, 2)
+    assert shape.head_count_kv == (2, 2)
+    assert "8 KV heads" in shape.note and "32 rows" in shape.note
+
+
+def test_a_latent_that_its_tensors_contradict_is_told(tmp_path: Path) -> None:
+    """The projection's rows are what is kept."""
+    keys = HEADS | {"attention.key_length": 72, "attention.key_length_mla": 24, "attention.value_length_mla": 16}
+    shape = _shape(tmp_path, "deepseek2", keys, [{"attn_kv_a_mqa": (64, 40)}] * 2)
+    assert shape.latent == 40
+    assert "72" in shape.note and "40" in shape.note
+
+
+def test_a_width_and_a_vocabulary_that_the_embedding_contradicts_are_told(tmp_path: Path) -> None:
+    """The embedding has 96 rows of 64."""
+    wide = _shape(tmp_path, "llama", HEADS | {"embedding_length": 128}, 2)
+    many = _shape(tmp_path, "llama", HEADS | {"vocab_size": 32000}, 2)
+    assert wide.embedding == 64 and many.vocabulary == 96
+    assert "128" in wide.note and "64" in wide.note
+    assert "32000" in many.note and "96" in many.note
+
+
+@pytest.mark.parametrize(
+    ("claims", "experts", "told"),
+    [
+        ({"expert_count": 8, "expert_used_count": 2}, (8, 2), ""),
+        ({"expert_count": 8, "expert_used_count": 9}, (8, 8), "9 of 8"),
+        ({"expert_count": 16, "expert_used_count": 2}, (8, 2), "16"),
+        ({"expert_count": 8}, (8, 0), "not said"),
+        ({"expert_used_count": 2}, (8, 2), "of 8"),
+    ],
+)
+def test_experts_that_contradict_themselves_are_told(
+    tmp_path: Path, claims: dict[str, int], experts: tuple[int, int], told: str
+) -> None:
+    """The tensors know how many there are, not how many are used."""
+    shape = _shape(tmp_path, "qwen2moe", HEADS | claims, [PLAIN | {"ffn_up_exps": (64, 32, 8)}] * 2)
+    assert (shape.experts, shape.experts_used) == experts
+    assert told in shape.note and bool(told) == bool(shape.note)
+
+
+def test_layers_that_use_different_numbers_of_experts_count_with_their_mean(tmp_path: Path) -> None:
+    """Layers that route nothing say 0 and are no part of it."""
+    claims = {"expert_count": 8, "expert_used_count": [2, 4, 0]}
+    shape = _shape(tmp_path, "nemotron_h_moe", HEADS | claims, [{"ffn_up_exps": (64, 32, 8)}] * 2 + [PLAIN])
+    assert (shape.experts, shape.experts_used) == (8, 3)
+    assert "2 to 4 experts" in shape.note
+
+
+def test_experts_without_tensors_are_told(tmp_path: Path) -> None:
+    """Eight are claimed where nothing is routed."""
+    shape = _shape(tmp_path, "llama", HEADS | {"expert_count": 8, "expert_used_count": 2}, 2)
+    assert (shape.experts, shape.experts_used) == (0, 0)
+    assert "expert_count says 8" in shape.note
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "told"),
+    [
+        ("gemma2", {"attention.sliding_window": 1 << 50}, "sliding_window"),
+        ("llama", {"attention.head_count_kv": 1 << 50}, "head_count_kv"),
+        ("rwkv6", {"wkv.head_size": 1 << 39}, "recurrent state"),
+    ],
+)
+def test_absurd_numbers_are_a_user_error(tmp_path: Path, architecture: str, keys: dict[str, Any], told: str) -> None:
+    """What no model has is refused with the key's name, alone or multiplied."""
+    with pytest.raises(UserError, match=told):
+        _shape(tmp_path, architecture, HEADS | keys, 2)
+
+
+def test_a_tensor_of_an_absurd_layer_is_a_user_error(tmp_path: Path) -> None:
+    """Layers are believed up to LAYER_LIMIT, also where only a tensor's name tells of them."""
+    with pytest.raises(UserError, match="999999"):
+        _shape(tmp_path, "llama", HEADS, 2, **{"blk.999999.attn_k": (64, 32)})
 
 
 # -- what is wrong with a file
@@ -415,7 +743,8 @@ def _split(folder: Path, parts: int) -> list[Path]:
     for part in range(parts):
         path = folder / f"model-Q8_0-{part + 1:05}-of-{parts:05}.gguf"
         writer = gguf.GGUFWriter(path, "llama")
-        for key, value in ({"split.no": part, "split.count": parts} | (ggufs.SMALL.keys() if not part else {})).items():
+        keys = {} if part else replace(ggufs.SMALL, layers=parts).keys()
+        for key, value in ({"split.no": part, "split.count": parts} | keys).items():
             if isinstance(value, float):
                 writer.add_float32(key, value)
             else:
@@ -437,7 +766,7 @@ def test_a_split_model_is_one_model(tmp_path: Path) -> None:
         assert read.files == tuple(files)
         assert [tensor.name for tensor in read.tensors] == [f"blk.{part}.attn_q.weight" for part in range(3)]
         assert read.file_bytes == sum(file.stat().st_size for file in files)
-        assert header.shape(read).layers == ggufs.SMALL.layers
+        assert header.shape(read).layers == 3
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nvml import FakeNvml
 
 from quanttui.events import READINGS, Gpu
 from quanttui.probes import (
@@ -390,131 +389,6 @@ class TestPower:
         counter = root / "sys/class/powercap/intel-rapl:0/energy_uj"
         with pytest.raises(Absent, match=re.escape(f"sudo chmod a+r {counter}")):
             Locked(root).open()
-
-
-ANSWERS: dict[str, Any] = {
-    "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=97, memory=41),
-    "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80 * GIB, used=5 * GIB),
-    "nvmlDeviceGetPowerUsage": 312500,
-    "nvmlDeviceGetTotalEnergyConsumption": 9000500,
-    "nvmlDeviceGetTemperature": 61,
-    "nvmlDeviceGetClockInfo": 1755,
-    "nvmlDeviceGetMaxClockInfo": 1980,
-    "nvmlDeviceGetCurrentClocksEventReasons": 0x4,
-    "nvmlDeviceGetCurrentClocksThrottleReasons": 0x4,
-    "nvmlDeviceGetName": "NVIDIA H100 80GB HBM3",
-    "nvmlSystemGetDriverVersion": b"570.86.15",
-}
-
-
-class FakeNvml:
-    """Answers as pynvml does, with its own exceptions; `errors` by (call, device), or by call for all devices."""
-
-    def __init__(self, devices: int = 2) -> None:
-        self.devices = devices
-        self.errors: dict[str | tuple[str, int], int] = {}
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("NVML"):
-            return getattr(pynvml, name)
-        if name in ("nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", *ANSWERS):
-            return lambda *arguments: self._answer(name, arguments)
-        raise AttributeError(name)
-
-    def _answer(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        self.calls.append(name)
-        for key in (name, (name, arguments[0] if arguments else -1), ("any", arguments[0] if arguments else -1)):
-            if key in self.errors:
-                raise pynvml.NVMLError(self.errors[key])
-        if name == "nvmlDeviceGetHandleByIndex":
-            return arguments[0]
-        return {"nvmlInit": None, "nvmlDeviceGetCount": self.devices}.get(name, ANSWERS.get(name))
-
-
-class TestNvidia:
-    """NVML, as it answers and as it refuses."""
-
-    def test_every_reading_of_a_device_in_its_unit(self) -> None:
-        first, second = nvidia.probes(FakeNvml())
-        assert first.open() == "NVIDIA H100 80GB HBM3"
-        assert first.read() == {
-            "gpu0.util": 97, "gpu0.mem_util": 41, "gpu0.mem_total": 80 * GIB, "gpu0.mem_used": 5 * GIB,
-            "gpu0.power": 312.5, "gpu0.energy": 9000.5, "gpu0.temperature": 61, "gpu0.clock": 1755,
-            "gpu0.clock_max": 1980, "gpu0.mem_clock": 1755, "gpu0.reasons": 4,
-        }  # fmt: skip
-        second.open()
-        assert {name.partition(".")[0] for name in second.read()} == {"gpu1"}
-
-    @pytest.mark.parametrize(
-        "call", [name for name in ANSWERS if name.startswith("nvmlDeviceGet") and "Reasons" not in name]
-    )
-    def test_a_value_that_is_not_supported_is_left_out_and_the_rest_stays(self, call: str) -> None:
-        fake = FakeNvml(1)
-        whole_set = set(_readings(fake))
-        fake.errors[call] = pynvml.NVML_ERROR_NOT_SUPPORTED
-        if call == "nvmlDeviceGetName":
-            with pytest.raises(Absent, match="Not Supported"):
-                _readings(fake)
-        else:
-            rest = set(_readings(fake))
-            assert rest < whole_set and len(rest) >= len(whole_set) - 2
-
-    def test_what_is_not_supported_is_named_and_asked_only_once(self) -> None:
-        fake = FakeNvml(1)
-        fake.errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_NOT_SUPPORTED
-        probe = nvidia.Device(0, fake)
-        assert "mem_total, mem_used" in probe.open()
-        fake.calls.clear()
-        probe.read()
-        assert "nvmlDeviceGetMemoryInfo" not in fake.calls
-
-    def test_reasons_come_from_the_older_call_where_the_driver_lacks_the_newer(self) -> None:
-        fake = FakeNvml(1)
-        fake.errors["nvmlDeviceGetCurrentClocksEventReasons"] = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
-        assert _readings(fake)["gpu0.reasons"] == 4
-
-    def test_a_single_failing_value_under_way_is_left_out_for_that_read(self) -> None:
-        fake = FakeNvml(1)
-        probe = nvidia.Device(0, fake)
-        probe.open()
-        fake.errors["nvmlDeviceGetPowerUsage"] = pynvml.NVML_ERROR_UNKNOWN
-        assert "gpu0.power" not in probe.read()
-        fake.errors.clear()
-        assert "gpu0.power" in probe.read()
-
-    @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_UNINITIALIZED])
-    def test_a_lost_gpu_is_absent_with_the_driver_s_words(self, code: int) -> None:
-        fake = FakeNvml(2)
-        lost, other = nvidia.probes(fake)
-        lost.open(), other.open()
-        fake.errors["any", 0] = code
-        with pytest.raises(Absent, match=f"GPU 0: {pynvml.NVMLError(code)}"):
-            lost.read()
-        assert other.read()["gpu1.util"] == 97
-
-    @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
-    def test_without_a_driver_one_probe_tells_why(self, code: int) -> None:
-        fake = FakeNvml()
-        fake.errors["nvmlInit"] = code
-        (only,) = nvidia.probes(fake)
-        with pytest.raises(Absent, match=f"no NVIDIA driver: {pynvml.NVMLError(code)}"):
-            only.open()
-        assert nvidia.gpus(fake) == () and nvidia.utilization(fake) == {}
-
-    def test_a_driver_without_devices_says_so(self) -> None:
-        (only,) = nvidia.probes(FakeNvml(0))
-        with pytest.raises(Absent, match="no device"):
-            only.open()
-
-    def test_a_device_without_memory_of_its_own_has_none(self) -> None:
-        fake = FakeNvml(1)
-        fake.errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_NOT_SUPPORTED
-        assert nvidia.gpus(fake) == (Gpu(name="NVIDIA H100 80GB HBM3", driver="570.86.15"),)
-
-
-def _readings(fake: FakeNvml) -> dict[str, float]:
-    return opened(nvidia.Device(0, fake))
 
 
 def topology(cpus: int, siblings: int, l3: str = "32768K", l3_shared: int = 4) -> dict[str, str]:

@@ -35,15 +35,15 @@ LOG = builders.events(*MIXED, notes=("CPU-only build: the GPU is not used",), cl
 
 KEYS = {
     "id", "quant", "kv", "settings", "outcome", "error", "bytes", "bits_per_weight", "tensor_types", "prompt", "decode",
-    "depths", "perplexity", "paired", "kld", "decision", "peak_memory", "energy", "reproduced", "disturbed", "drift",
-    "verdicts",
+    "depths", "perplexity", "paired", "kld", "decision", "peak_memory", "energy", "placed", "tainted", "reproduced",
+    "disturbed", "drift", "verdicts",
 }  # fmt: skip
 PARTS = {
     "settings": {
         "depth", "kv", "gpu_layers_asked", "gpu_layers", "batch", "ubatch", "flash_attn", "imatrix", "threads",
     },
     "prompt": {"tok_s", "sd", "n"},
-    "decode": {"tok_s", "tok_s_median", "sd", "n", "radius", "gb_s", "mbu"},
+    "decode": {"tok_s", "tok_s_median", "sd", "n", "radius", "gb_s", "mbu", "clean"},
     "perplexity": {"value", "se", "chunks", "chunks_planned", "batch", "ubatch", "flash_attn"},
     "paired": {
         "base", "chunks", "ln_ratio", "se", "ratio", "ratio_se", "difference", "difference_se", "correlation", "low",
@@ -55,7 +55,9 @@ PARTS = {
         "ln_ratio_se_from_rows",
     },
     "decision": {"call", "chunks", "of", "tolerance", "sure"},
-    "energy": {"joules_per_token", "tok_s_per_w", "source"},
+    "energy": {
+        "joules_per_token", "tok_s_per_w", "source", "gross_joules_per_token", "idle_watts", "tainted",
+    },
 }  # fmt: skip
 
 
@@ -86,7 +88,7 @@ def test_the_schema_is_kept_to_the_key(log: list[e.Event]) -> None:
         for memory in (arm["peak_memory"] or {}).values():
             assert memory.keys() == {"rss", "anonymous", "device"}
         for verdict in arm["verdicts"]:
-            assert verdict.keys() == {"code", "phase", "evidence"}
+            assert verdict.keys() == {"code", "phase", "kind", "words", "sentence", "advice", "evidence", "cost"}
 
 
 def test_what_is_absent_is_null() -> None:

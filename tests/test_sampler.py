@@ -281,13 +281,24 @@ def test_a_survey_answers_for_every_probe() -> None:
 
 
 def test_without_proc_every_source_of_the_platform_is_still_there() -> None:
-    """The fallbacks of macOS and Windows answer wherever psutil does."""
-    elsewhere = Sampler(lambda event: None, probes=everything(linux=False))
+    """The fallbacks answer wherever psutil does."""
+    elsewhere = Sampler(lambda event: None, probes=everything(platform="freebsd14"))
     elsewhere.watch(None)
     names = set(elsewhere.sample_now().readings)
     elsewhere.stop()
     assert {"mem.total", "mem.available", "swap.total", "cpu.busy", "self.cpu", "self.rss"} <= names
     assert names.isdisjoint({"swap.in", "swap.out", "engine.read"})
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32", "freebsd14"])
+def test_every_platform_has_one_source_of_each_kind_and_one_that_is_not_here_says_why(platform: str) -> None:
+    probes = everything(platform=platform)
+    names = [probe.name for probe in probes]
+    assert len(names) == len(set(names)) and {"memory", "swap", "cpu", "engine", "self"} <= set(names)
+    for probe in probes:
+        answer = sampler.try_open(probe)
+        probe.close()
+        assert isinstance(answer, ProbeFound) or (answer.why and "Error" not in answer.why), answer
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no such clock apart")

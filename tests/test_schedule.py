@@ -75,6 +75,10 @@ class Machine:
         span = self.state.span
         if span is None or (span.arm, span.phase, span.attempt) != (step.arm, step.phase, step.attempt):
             self.put(e.PhaseStarted(arm=step.arm, phase=step.phase, attempt=step.attempt))
+        if step.phase == "bandwidth":
+            self.t += 0.5
+            self.put(e.Ceiling(arm=step.arm, how="measured", gb_s=30.0, when="after"))
+            self.put(e.PhaseDone(arm=step.arm, phase="bandwidth", attempt=step.attempt))
         if step.phase == "cool":
             self.t += drift.COOL_SECONDS
             self.put(e.PhaseDone(arm=step.arm, phase="cool", attempt=step.attempt))
@@ -109,7 +113,8 @@ class Machine:
 
     def kinds(self) -> list[str]:
         """Arm and phase of what was done, neighbours joined."""
-        names = [f"{step.arm} {step.phase}" for step in self.steps if step.phase not in ("count", "done")]
+        told = ("count", "done", "bandwidth")
+        names = [f"{step.arm} {step.phase}" for step in self.steps if step.phase not in told]
         return [name for at, name in enumerate(names) if at == 0 or names[at - 1] != name]
 
     def units(self) -> list[str]:
@@ -282,3 +287,41 @@ def test_a_sweep_that_is_cut_off_anywhere_goes_on_to_the_same_units(seed: int, c
     part.counted = {}
     part.run()
     assert sorted(part.units()) == sorted(whole.units())
+
+
+def test_the_bandwidth_is_measured_again_right_after_each_decode_and_once() -> None:
+    made = Machine(settings(), ARMS).run()
+    probes = [at for at, step in enumerate(made.steps) if step.phase == "bandwidth"]
+    assert [made.steps[at].arm for at in probes] == list(ARMS)
+    assert all(made.steps[at - 1].phase == "decode" and made.steps[at - 1].arm == made.steps[at].arm for at in probes)
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "round-robin"}, {"decode": 0}])
+def test_without_a_moment_after_a_decode_it_is_not(changes: dict[str, object]) -> None:
+    made = Machine(settings(**changes), ARMS, together=True).run()
+    assert not any(step.phase == "bandwidth" for step in made.steps)
+
+
+def test_an_arm_that_somebody_asks_for_runs_again_after_the_one_under_way() -> None:
+    """Its speed only: what its text gave is what it would give again."""
+    made = Machine(settings(), ARMS)
+    while not any(step.arm == "Q8_0" and step.phase == "perplexity" for step in made.steps):
+        step = schedule.following(made.state, made.counted)
+        assert step is not None
+        made.steps.append(step)
+        made.take(step)
+    made.put(e.Control(request="rerun", arm="F16", offset=1))
+    made.run()
+    again = [at for at, step in enumerate(made.steps) if step.attempt == 2]
+    assert {made.steps[at].arm for at in again} == {"F16"}
+    assert {made.steps[at].phase for at in again} == {"prompt", "decode", "bandwidth", "done"}
+    done = next(at for at, step in enumerate(made.steps) if step.arm == "Q8_0" and step.phase == "done")
+    begun = next(at for at, step in enumerate(made.steps) if step.arm == "Q4_K_M")
+    assert done < again[0] and again[-1] < begun
+    assert made.state.arms["F16"].outcome == "ok"
+
+
+def test_asking_for_an_arm_that_has_not_begun_changes_nothing() -> None:
+    made = Machine(settings(), ARMS)
+    made.put(e.Control(request="rerun", arm="Q2_K", offset=1))
+    assert all(step.attempt == 1 for step in made.run().steps)

@@ -113,6 +113,16 @@ def test_a_key_frame_changes_nothing(folder: Path) -> None:
     assert by_frames == fold.encode(session.load(folder)) == fold.encode(writer.state)
 
 
+def test_a_key_frame_of_another_layout_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of an older version would lack what this one folds."""
+    writer = session.Writer(folder)
+    monkeypatch.setattr(fold, "layout", lambda: b"old1")
+    session.append_frame(folder, 0, writer.state)
+    assert len(session.read_frames(folder)) == 1
+    monkeypatch.undo()
+    assert session.read_frames(folder) == []
+
+
 def test_a_torn_key_frame_is_left_out(folder: Path) -> None:
     writer = opened(folder)
     fill(writer, 5)

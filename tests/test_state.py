@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import builders
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -140,3 +142,56 @@ def test_a_failure_ends_the_phase_and_is_noted() -> None:
     state = fold.fold([opening(), e.PhaseStarted(n=1, t=1.0, arm="A", phase="decode"), failed])
     assert state.phase == "" and state.spans[-1].end == 3.0
     assert "killed by signal 9" in state.notes[-1].text
+
+
+def sliced(arm: builders.Arm) -> fold.Attempt:
+    return builders.state(arm, settings=builders.settings(prompt=0, tasks=("speed",))).arms[arm.name].attempts[0]
+
+
+@given(st.floats(0.4, 400), st.integers(1, 300))
+@settings(max_examples=30, deadline=None)
+def test_slices_lie_inside_their_unit_one_after_another_and_share_out_its_tokens(tok_s: float, tokens: int) -> None:
+    """No token is counted twice, and what falls between two samples is the rate times the time between them."""
+    arm = builders.Arm("Q8_0", tok_s=tok_s, tokens=tokens, repetitions=2, spread=0.0)
+    attempt = sliced(arm)
+    for one in attempt.decode:
+        mine = [piece for piece in attempt.slices if piece.at == one.at]
+        end = one.at + one.ns / 1e9
+        assert all(one.at <= piece.start < piece.end <= end + 1e-6 for piece in mine)
+        assert all(a.end == b.start for a, b in itertools.pairwise(mine))
+        assert all(piece.end - piece.start >= fold.SLICE - 1e-9 for piece in mine)
+        assert sum(piece.tokens for piece in mine) <= tokens + 1e-6
+        for piece in mine:
+            assert piece.tokens == pytest.approx(tok_s * (piece.end - piece.start), rel=1e-6)
+
+
+def test_slices_have_what_the_counters_grew_by() -> None:
+    attempt = sliced(builders.Arm("Q8_0", tok_s=10.0, tokens=100, repetitions=1, cpu=0.9, others=0.5))
+    assert len(attempt.slices) >= 8
+    for piece in attempt.slices:
+        seconds = piece.end - piece.start
+        assert piece.grown["engine.cpu"] == pytest.approx(1.8 * seconds)
+        assert piece.grown["cpu.busy"] == pytest.approx(2.3 * seconds)
+
+
+def test_a_counter_that_ran_backwards_or_vanished_is_left_out_of_the_slice() -> None:
+    log = builders.events(builders.Arm("Q8_0", tok_s=10.0, tokens=100), settings=builders.settings(prompt=0))
+    spoiled = []
+    for place, event in enumerate(log):
+        if isinstance(event, e.Sample) and place % 2:
+            readings = {k: v for k, v in event.readings.items() if k != "cpu.busy"} | {"engine.read": -float(place)}
+            event = msgspec.structs.replace(event, readings=readings)
+        spoiled.append(event)
+    for piece in fold.fold(spoiled).arms["Q8_0"].attempts[0].slices:
+        assert all(value >= 0 for value in piece.grown.values())
+
+
+def test_ever_more_slices_are_joined_and_lose_nothing() -> None:
+    """A night of decoding is kept in a bounded number of them."""
+    attempt = sliced(builders.Arm("Q8_0", tok_s=2.0, tokens=900, repetitions=4, cpu=0.9))
+    assert len(attempt.slices) <= fold.SLICES
+    covered = sum(piece.end - piece.start for piece in attempt.slices)
+    assert covered == pytest.approx(sum(one.ns for one in attempt.decode) / 1e9, rel=0.01)
+    assert sum(piece.grown["engine.cpu"] for piece in attempt.slices) == pytest.approx(1.8 * covered)
+    assert sum(piece.tokens for piece in attempt.slices) == pytest.approx(2.0 * covered, rel=1e-3)
+

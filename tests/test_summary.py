@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 
@@ -152,6 +153,65 @@ def test_energy_is_power_over_rate_and_names_its_counter() -> None:
     assert found.energy.tok_s_per_w == pytest.approx(0.25, rel=0.05)
     assert "RAPL" in found.energy.source
     assert only(builders.Arm("Q8_0")).energy is None
+
+
+def rested(*arms: builders.Arm, watts: float = 10.0) -> summary.Summary:
+    """A session that measured the idle machine first, for 3 s."""
+    log = builders.Log(arms)
+    log.open()
+    log.put(e.PhaseStarted(arm="", phase="idle"))
+    for _ in range(4):
+        log.put(e.Sample(readings={"package.energy": log.counters["package.energy"]}))
+        log.t += 1.0
+        log.counters["package.energy"] += watts
+    log.put(e.PhaseDone(arm="", phase="idle"))
+    for arm in arms:
+        log.arm(arm)
+    log.close()
+    return summary.summarize(fold.fold(log.events))
+
+
+def test_what_the_machine_takes_at_rest_is_subtracted_and_told() -> None:
+    (found,) = rested(builders.Arm("Q8_0", tok_s=10.0, watts=40.0)).arms
+    assert found.energy is not None and found.energy.idle_watts == pytest.approx(10.0)
+    assert found.energy.joules_per_token == pytest.approx(3.0, rel=0.05)
+    assert found.energy.gross_joules_per_token == pytest.approx(4.0, rel=0.05)
+
+
+def test_measuring_the_machine_at_rest_makes_no_arm_of_it() -> None:
+    assert [one.id for one in rested(builders.Arm("Q8_0", watts=40.0)).arms] == ["Q8_0"]
+
+
+def test_a_machine_that_was_busy_at_rest_subtracts_nothing() -> None:
+    (found,) = rested(builders.Arm("Q8_0", tok_s=10.0, watts=40.0), watts=60.0).arms
+    assert found.energy is not None and found.energy.idle_watts is None
+    assert found.energy.joules_per_token == pytest.approx(4.0, rel=0.05)
+
+
+def test_a_contaminated_efficiency_is_marked_and_wins_no_ranking() -> None:
+    """Q5_K_S with the best tok/s per watt, while it swapped."""
+    found = rested(
+        builders.Arm("Q8_0", tok_s=10.0, watts=40.0),
+        builders.Arm("Q4_K_M", tok_s=15.0, watts=40.0),
+        builders.Arm("Q5_K_S", tok_s=17.0, watts=12.4, swap=0.03),
+    )
+    best = max(found.arms, key=lambda one: one.energy.tok_s_per_w if one.energy and one.energy.tok_s_per_w else 0.0)
+    assert best.id == "Q5_K_S" and best.energy is not None and best.energy.tainted
+    assert found.thriftiest == "Q4_K_M"
+
+
+def test_layers_and_memory_are_checked_against_the_driver() -> None:
+    size = 1_400_000_000
+    gpu = builders.Arm(
+        "Q8_0", tok_s=300.0, gpu_layers=23, ceiling=900.0, buffers={"CUDA0": size, "CPU_Mapped": 50_000_000},
+        gpu={"mem_used": 2.42e9, "util": 90.0}, gpu_before={"mem_used": 1e9},
+    )  # fmt: skip
+    fits = only(gpu).placed
+    assert fits is not None and (fits.layers, fits.of, fits.doubtful) == (23, 23, False)
+    assert fits.gap == pytest.approx(0.02 / 1.4, rel=0.01)
+    apart = only(dataclasses.replace(gpu, gpu={"mem_used": 1.9e9})).placed
+    assert apart is not None and apart.doubtful and apart.gap == pytest.approx(0.5 / 1.4, rel=0.01)
+    assert only(builders.Arm("Q8_0")).placed is None
 
 
 def test_memory_peaks_are_kept_by_phase() -> None:

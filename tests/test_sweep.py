@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from quanttui.engine import protocol, scripted
 from quanttui.engine.process import EngineDied, EngineFailure
 from quanttui.models import pocket
 from quanttui.summary import summarize
+from quanttui.sweep import runner
 from quanttui.sweep.runner import Options, Sweep
 
 SETTINGS = e.Settings(threads=2, prompt=8, decode=16, repetitions=5, context=16, batch=32, text="text")
@@ -25,8 +27,9 @@ SETTINGS = e.Settings(threads=2, prompt=8, decode=16, repetitions=5, context=16,
 class Quiet:
     """A sampler that samples nothing."""
 
-    def __init__(self, emit: Callable[[e.Event], None]) -> None:
+    def __init__(self, emit: Callable[[e.Event], None], energy: float | None = None) -> None:
         self.emit = emit
+        self.energy = energy
         self.watched: list[int | None] = []
         self.rates: list[float] = []
 
@@ -40,11 +43,27 @@ class Quiet:
     def watch(self, pid: int | None) -> None:
         self.watched.append(pid)
 
+    def sample_now(self) -> e.Sample:
+        """Ten joules more each time, where there is a counter."""
+        readings = {}
+        if self.energy is not None:
+            readings["package.energy"] = self.energy = self.energy + 10
+        self.emit(e.Sample(readings=readings))
+        return e.Sample(readings=readings)
+
 
 class Bench:
     """A session over the pocket model's file under several names, and the engines that were started for it."""
 
-    def __init__(self, folder: Path, scripts: Mapping[str, scripted.Script], arms: str = "ABC") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scripts: Mapping[str, scripted.Script],
+        arms: str = "ABC",
+        settings: e.Settings | None = None,
+        energy: float | None = None,
+    ) -> None:
+        self.energy = energy
         self.folder = session.create(folder, "m", folder / "session")
         self.scripts = {arm: scripted.Script(gb_s=None) for arm in arms} | dict(scripts)
         self.engines: list[scripted.Engine] = []
@@ -58,7 +77,7 @@ class Bench:
                 model="m",
                 host=e.Host(name="h", os="o", cpu="c", cores=2, threads=2, memory=2**34),
                 build=e.Build(quanttui="0", llama_cpp_python="0", llama_cpp="0", gpu_offload=False),
-                settings=SETTINGS,
+                settings=settings or SETTINGS,
                 plan=tuple(e.PlannedArm(id=arm, quant="F16", file=str(pocket.MODEL)) for arm in arms),
                 wall=1.0,
                 origin_ns=writer.origin_ns,
@@ -74,7 +93,7 @@ class Bench:
 
     def sweep(self) -> Sweep:
         def sampler(emit: Callable[[e.Event], None]) -> Quiet:
-            self.sampler = Quiet(emit)
+            self.sampler = Quiet(emit, self.energy)
             return self.sampler
 
         writer = session.Writer(self.folder)
@@ -226,3 +245,51 @@ def test_a_log_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path: Pat
     with pytest.raises(session.UserError, match="No space left"):
         sweep.run()
     assert bench.units() == []
+
+
+def ceilings(bench: Bench, arm: str) -> list[tuple[str, str, float | None]]:
+    attempt = session.load(bench.folder).arms[arm].attempts[-1]
+    return [(one.how, one.when, one.gb_s) for one in attempt.ceilings]
+
+
+def test_the_bandwidth_is_measured_before_and_after_and_the_arithmetic_once(tmp_path: Path) -> None:
+    script = scripted.Script(gb_s=30.0, kernels={"F16": 120.0})
+    bench = Bench(tmp_path, {"A": script, "B": script}, "AB")
+    assert bench.sweep().run() == "ok"
+    for name in "AB":
+        assert ceilings(bench, name) == [("measured", "before", 30.0), ("measured", "after", 30.0)]
+        attempt = session.load(bench.folder).arms[name].attempts[-1]
+        assert {one.type: one.gb_s for one in attempt.kernels.values()} == {"F16": 120.0}
+
+
+def test_a_configured_bandwidth_is_told_as_that(tmp_path: Path) -> None:
+    asked = msgspec.structs.replace(SETTINGS, bandwidth=(("cpu", 51.2),))
+    bench = Bench(tmp_path, {}, "A", settings=asked)
+    bench.sweep().run()
+    assert ("configured", "before", 51.2) in ceilings(bench, "A")
+
+
+def test_the_machine_at_rest_is_measured_first_where_a_counter_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "REST_SECONDS", 0.01)
+    bench = Bench(tmp_path, {}, "A", energy=100.0)
+    assert bench.sweep().run() == "ok"
+    state = session.load(bench.folder)
+    assert state.spans[0].phase == "idle" and set(state.arms) == {"A"}
+    assert state.idle is not None and state.idle.joules == 10.0
+    silent = Bench(tmp_path / "silent", {}, "A")
+    silent.sweep().run()
+    assert session.load(silent.folder).idle is None
+
+
+def test_what_was_asked_for_before_a_sweep_is_resumed_is_done(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {}, "AB")
+    assert bench.sweep().run() == "ok"
+    before = bench.units()
+    session.request(bench.folder, "rerun", "B")
+    assert bench.sweep().run() == "ok"
+    again = bench.units()[len(before):]
+    assert again and all(unit.startswith("B ") and unit.endswith("again 2") for unit in again)
+    assert bench.sweep().run() == "ok"
+    assert len(bench.units()) == len(before) + len(again)

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from quanttui import events as e
 from quanttui import state as fold
-from quanttui.diagnosis import verdicts, windows
-from quanttui.diagnosis.verdicts import Thresholds, judge
+from quanttui.diagnosis import thresholds, verdicts, windows
+from quanttui.diagnosis.case import CODES, Verdict
+from quanttui.diagnosis.thresholds import Thresholds
+from quanttui.diagnosis.verdicts import judge
 from quanttui.diagnosis.windows import Bounds, Window
+from quanttui.errors import UserError
 from quanttui.format import clean
 
 MB = 1e6
@@ -57,7 +60,7 @@ def bounds(gb_s: float | None = 33.0, how: str = "measured", active: float = ACT
     return msgspec.structs.replace(made, **changes)
 
 
-def codes(found: tuple[verdicts.Verdict, ...]) -> list[str]:
+def codes(found: tuple[Verdict, ...]) -> list[str]:
     return [one.code for one in found]
 
 
@@ -258,7 +261,7 @@ def test_bandwidth_is_said_only_when_the_bytes_moved_say_so(seen: Window, agains
 @given(seen=any_window, against=any_bounds)
 def test_every_verdict_is_fit_to_print(seen: Window, against: Bounds) -> None:
     for one in judge(seen, against):
-        assert one.code in verdicts.CODES
+        assert one.code in CODES
         assert one.glyph in ("[!!]", "[!]", "[=]")
         assert one.sentence == clean(one.sentence, 600) and one.sentence.endswith(".")
         assert one.advice.endswith(".")
@@ -292,6 +295,123 @@ def test_the_order_of_repetitions_does_not_matter(seed: int) -> None:
     assert verdicts.of_arm(now, arm) == before
 
 
+# Ceilings, neighbours, devices.
+
+
+def test_dequantization_is_said_where_the_arithmetic_is_the_lower_ceiling() -> None:
+    """IQ3_S as measured: 10.1 tok/s of 564 MB, C 8.0 and B 31.6 GB/s."""
+    (found,) = judge(window(10.1), bounds(31.6, active=564 * MB, compute=8.0))
+    assert (found.code, found.kind, found.words) == ("compute-bound", "explained", "compute 71%")
+    assert found.evidence["achieved / C"] == pytest.approx(0.71, abs=0.01)
+    assert found.cost == pytest.approx(1 - 8.0 / 31.6)
+
+
+@pytest.mark.parametrize("compute", [33.0, 27.0])
+def test_arithmetic_as_fast_as_memory_leaves_it_at_the_wall(compute: float) -> None:
+    assert codes(judge(window(17.0), bounds(compute=compute))) == ["bandwidth-wall"]
+
+
+def test_below_both_ceilings_is_unexplained_with_the_share_of_the_lower_one() -> None:
+    (found,) = judge(window(4.0), bounds(33.0, compute=12.0))
+    assert (found.code, found.words) == ("unexplained", "unexplained 46%")
+
+
+def test_a_bus_that_gives_less_beside_a_neighbour_is_contended_though_the_threads_had_their_time() -> None:
+    """15.1 to 9.0 tok/s at a CPU share of 0.99."""
+    seen = window(9.0, cpu=0.99, others=71 * 0.9, others_seconds=71.0)
+    found = judge(seen, bounds(20.0, probed=20.0, usual=33.0))
+    assert codes(found) == ["memory-bus-contention"]
+    assert found[0].kind == "contaminated" and "0.90 cores" in found[0].sentence
+
+
+def test_a_bus_that_gives_less_with_nobody_at_it_is_a_caution_beside_the_explanation() -> None:
+    seen = window(12.0, cpu=0.99, others=0.0, others_seconds=50.0)
+    found = judge(seen, bounds(20.0, probed=20.0, usual=33.0))
+    assert codes(found) == ["memory-bus-contention", "bandwidth-wall"]
+    assert found[0].kind == "caution" and "outside" in found[0].sentence
+
+
+def test_a_busy_neighbour_without_a_usual_bandwidth_is_never_a_wall() -> None:
+    seen = window(12.0, cpu=0.99, others=50.0, others_seconds=50.0)
+    found = judge(seen, bounds(20.0, probed=20.0, usual=None))
+    assert codes(found) == ["memory-bus-contention"]
+
+
+def test_a_neighbour_that_takes_nothing_of_the_bus_is_no_contention() -> None:
+    seen = window(17.0, cpu=0.99, others=30.0, others_seconds=30.0)
+    assert codes(judge(seen, bounds(33.0, probed=32.0, usual=33.0))) == ["bandwidth-wall"]
+
+
+def on_gpu(tok_s: float = 60.0, layers: int = 33, **devices: float) -> Window:
+    return window(tok_s, cpu=0.5, tokens=3000, devices=devices)
+
+
+def test_host_memory_that_a_gpu_took_is_a_spill() -> None:
+    found = judge(on_gpu(5.0), bounds(1000.0, offloaded=33, layers=33, spilled=0.5 * ACTIVE))
+    assert codes(found)[0] == "vram-spill" and found[0].kind == "contaminated"
+
+
+def test_kernels_that_wait_for_memory_that_is_not_the_gpus_are_a_spill() -> None:
+    found = judge(on_gpu(5.0, util=97.0, dram=6.0), bounds(1000.0, offloaded=33, layers=33))
+    assert codes(found)[0] == "vram-spill"
+    busy = judge(on_gpu(600.0, util=97.0, dram=80.0), bounds(1000.0, offloaded=33, layers=33))
+    assert codes(busy) == ["bandwidth-wall"]
+
+
+def test_a_busy_gpu_without_swap_is_not_by_itself_bandwidth() -> None:
+    """`GPU 80 %, no swap`: what says nothing of the bytes moved explains nothing."""
+    (found,) = judge(on_gpu(0.13, util=80.0), bounds(120.0, offloaded=33, layers=33, active=7980 * MB))
+    assert (found.code, found.words) == ("unexplained", "unexplained 0.86%")
+
+
+def test_other_processes_on_the_gpu_count_where_speed_is_missing() -> None:
+    held = bounds(1000.0, offloaded=33, layers=33)
+    assert codes(judge(on_gpu(100.0, others=1.0), held)) == ["gpu-contention"]
+    desktop = judge(on_gpu(100.0, others=2.0, others_mem=20e6), held)
+    assert [one.kind for one in desktop if one.code == "gpu-contention"] == ["caution"]
+    assert codes(judge(on_gpu(600.0, others=1.0), held)) == ["bandwidth-wall"]
+
+
+def test_heat_convicts_and_a_power_cap_does_not() -> None:
+    held = bounds(1000.0, offloaded=33, layers=33, best_clock=0.98)
+    assert codes(judge(on_gpu(300.0, slowed=0.25, clock=0.9), held)) == ["throttled"]
+    assert codes(judge(on_gpu(300.0, slowed=0.0, clock=0.6), held)) == ["throttled"]
+    assert codes(judge(on_gpu(600.0, slowed=0.1, clock=0.6), held)) == ["bandwidth-wall"]
+
+
+def test_layers_left_on_the_host_are_held_against_both_memories() -> None:
+    held = bounds(None, offloaded=20, layers=33, split=20.0, why="two memories")
+    (found,) = judge(window(17.0, cpu=0.5), held)
+    assert (found.code, found.kind, found.words) == ("partial-offload", "explained", "partial 20/33")
+    assert "85 %" in found.sentence
+    (slow,) = judge(window(5.0, cpu=0.5), held)
+    assert (slow.code, slow.kind) == ("partial-offload", "caution")
+
+
+def test_verdicts_are_ranked_by_what_they_cost() -> None:
+    mild = judge(window(9.0, 1200, 300, 20), bounds())
+    assert codes(mild) == ["swap-contaminated", "page-in-thrash"] or codes(mild) == [
+        "page-in-thrash", "swap-contaminated",
+    ]  # fmt: skip
+    costs = [one.cost for one in mild if one.cost is not None]
+    assert len(costs) == 2 and costs == sorted(costs, reverse=True)
+
+
+def test_a_sessions_own_thresholds_are_the_ones_it_is_judged_by() -> None:
+    arm = builders.Arm("Q8_0", tok_s=16.3, page_in=0.0028)
+    moved = builders.state(arm, settings=builders.settings(thresholds=(("contaminated", 0.002),), prompt=0))
+    assert codes(verdicts.of_arm(moved, moved.arms["Q8_0"])) == ["page-in-thrash"]
+
+
+@pytest.mark.parametrize(
+    ("moved", "told"),
+    [({"wal": 0.5}, "did you mean wall?"), ({"wall": -1.0}, "above 0"), ({"repetitions": 2.5}, "whole number")],
+)
+def test_a_threshold_that_is_none_is_refused_by_name(moved: dict[str, float], told: str) -> None:
+    with pytest.raises(UserError, match=told.replace("?", ".")):
+        thresholds.check(moved)
+
+
 # From events.
 
 FAULTS = [
@@ -306,6 +426,8 @@ FAULTS = [
     (builders.Arm("Q8_0", tok_s=17.0, repetitions=3), ["unexplained", "unexplained"]),
     (builders.Arm("Q8_0", fails="oom", fails_in="load"), ["out-of-memory"]),
     (builders.Arm("Q8_0", planned_only=True), []),
+    (builders.Arm("Q8_0", tok_s=9.0, ceiling=33.0, kernels={"Q8_0": 15.0}), ["compute-bound"]),
+    (builders.Arm("Q8_0", tok_s=12.0, cpu=0.95, others=0.9, after=18.0), ["memory-bus-contention"]),
 ]
 
 

@@ -1,37 +1,48 @@
 """The memory roofline: bytes that a token, a batch and a model cost, and the speed that a bandwidth allows. Pure.
 
-Owns the byte counts and the choice of a ceiling; knows no verdicts. Sources: the definition of model bandwidth
+Owns the counts of bytes and operations; knows no session and no verdicts. Sources: the definition of model bandwidth
 utilization (MBU) by Databricks, achieved GB/s as gpt-fast prints it (embedding rows left out), KV cells padded to
 256 as llama.cpp pads them.
 """
 
 from __future__ import annotations
 
-from quanttui.events import Ceiling, Shape
+import math
+from collections.abc import Iterator, Mapping
+
+from quanttui.events import Shape
 from quanttui.quants import BY_TYPE_NAME
-from quanttui.state import Arm, Attempt, State
-from quanttui.stats.intervals import median
 
 KV_PAD = 256
 """llama.cpp attends over KV cells in whole blocks of this many."""
 
-SLOW = 1 / 3
-"""Below this share of the predicted speed an arm is run once more. Clean runs of Q8_0 kept 0.57 to 0.92 of it,
-thrashing and contended ones fell below 0.26 (2 cores, DDR5 guest); chosen after seeing those runs."""
+KNOWN_SHARE = 0.95
+"""Of the bytes that a token reads, so many must be of types whose rate is known before their rates make a ceiling: the
+rest is norms and biases, which no rate is measured for. Chosen; of Llama-3.1-8B's bytes they make less than 0.1 %."""
 
-_TRUST = ("measured", "configured", "looked up")
+EMBEDDING_DEVICE = "cpu"
+"""Where llama.cpp leaves tables of which a token takes one row, whatever else it offloads."""
 
 
 def active_bytes(shape: Shape, depth: int, kv: str) -> float:
-    """Bytes that one generated token reads at `depth` tokens of context, with a KV cache of type `kv` (f16, q8_0, …).
+    """Bytes that one generated token moves at `depth` tokens of context, with a KV cache of type `kv` (f16, q8_0, …).
 
-    Every tensor once, save for the embedding (one row, or once whole where it is tied to the output) and the
-    experts (those used of those there are); plus the KV cells at that depth.
+    Every tensor once, save for the embedding (one row, or once whole where it is tied to the output), other tables
+    (one row) and the experts (those used of those there are); plus the KV cells at that depth, plus recurrent state
+    twice: a token reads it and writes it.
 
     Raises:
         ValueError: ggml has no type `kv`.
     """
-    return sum(_read_by_token(shape).values()) + kv_bytes(shape, depth, kv)
+    return sum(read for _, read in _read_by_token(shape)) + kv_bytes(shape, depth, kv) + 2 * shape.state_bytes
+
+
+def active_types(shape: Shape) -> dict[str, float]:
+    """Bytes of weights that one generated token reads, by tensor type: active bytes without KV cache and state."""
+    types: dict[str, float] = {}
+    for kind, read in _read_by_token(shape):
+        types[kind] = types.get(kind, 0.0) + read
+    return types
 
 
 def batch_bytes(shape: Shape) -> float:
@@ -40,7 +51,8 @@ def batch_bytes(shape: Shape) -> float:
     As for a token, but the experts whole: the tokens of a batch between them choose nearly all. KV is left out: what
     a batch reads of it stays in the cache while the batch lasts.
     """
-    return sum(_read_by_token(shape).values()) + _role(shape, "experts") * (1 - _share_of_experts(shape))
+    read = sum(read for _, read in _read_by_token(shape))
+    return read + _role(shape, "experts") * (1 - _share(shape, "experts"))
 
 
 def resident_bytes(shape: Shape) -> float:
@@ -49,10 +61,10 @@ def resident_bytes(shape: Shape) -> float:
 
 
 def kv_bytes(shape: Shape, depth: int, kv: str) -> float:
-    """Bytes of KV cache that one token reads at `depth`: cells padded to 256, over all layers.
+    """Bytes of KV cache that one token reads at `depth`, over all layers that keep one.
 
-    A sliding window is taken to hold for every layer: the header's summary does not say which layers slide, so for
-    models that mix both kinds this is a lower bound beyond the window.
+    In each the cells that its window lets it see, padded to 256: its KV heads' keys and values, or with multi-head
+    latent attention the latent once, of which the values are a part.
 
     Raises:
         ValueError: ggml has no type `kv`.
@@ -60,76 +72,100 @@ def kv_bytes(shape: Shape, depth: int, kv: str) -> float:
     kind = BY_TYPE_NAME.get(kv.upper())
     if kind is None:
         raise ValueError(f"KV cache type {kv!r} is none of ggml's")
-    seen = min(depth, shape.window) if shape.window else depth
-    cells = -(-seen // KV_PAD) * KV_PAD
-    lengths = shape.key_length + shape.value_length
-    return cells * sum(shape.head_count_kv) * lengths * kind.bytes / kind.block
+    elements = 0
+    for heads, seen in _seen(shape, depth):
+        cells = -(-seen // KV_PAD) * KV_PAD
+        elements += cells * (shape.latent or heads * (shape.key_length + shape.value_length))
+    return elements * kind.bytes / kind.block
+
+
+def flops_per_token(shape: Shape, depth: int) -> float:
+    """Floating-point operations of one generated token at `depth`: two for every weight that it multiplies with, and
+    two for every element of keys and of values that each head attends to (4·d·n_head·head_dim a layer, where both have
+    the same length). Looking up a row is none; those of recurrent layers' state are left out.
+    """
+    weights = sum(
+        _share(shape, group.role) * group.elements for group in shape.tensors if not _is_table(shape, group.role)
+    )
+    attended = sum(seen for _, seen in _seen(shape, depth))
+    return 2 * weights + 2 * attended * shape.heads * (shape.key_length + shape.value_length)
 
 
 def predicted_tok_s(shape: Shape, depth: int, kv: str, gb_s: float) -> float:
-    """Tokens per second if reading the active bytes at `gb_s` (1e9 bytes per second) were all that a token costs."""
+    """Tokens per second if moving the active bytes at `gb_s` (1e9 bytes per second) were all that a token costs.
+
+    Raises:
+        ValueError: ggml has no type `kv`.
+    """
     return gb_s * 1e9 / active_bytes(shape, depth, kv)
 
 
-def best_ceiling(attempt: Attempt) -> tuple[Ceiling | None, str]:
-    """The bandwidth to hold an attempt against, or None and why there is none.
+def split_tok_s(
+    shape: Shape, depth: int, kv: str, resident: Mapping[str, float], gb_s: Mapping[str, float]
+) -> float | None:
+    """Tokens per second with the weights on several devices, if moving bytes were all that a token costs.
 
-    It is of the memory that the weights lie in; a measured one goes before a configured one, that before one looked
-    up, and the largest of a kind counts: what the memory gave once, it can give. With layers on both sides there is
-    no one ceiling.
+    `resident` has the bytes of weights on each device, as llama.cpp's buffers tell them, `gb_s` each one's ceiling in
+    1e9 bytes per second. The devices work one after the other, so t = Σ bytes there / B: the bound of perfect serial
+    use, with no time for handing over. Tables of which a token takes a row lie on "cpu" and are taken off there; what
+    a token moves of experts, KV cache and state is spread as the other weights are. None where a device that holds
+    any has no known ceiling, or nothing is resident.
+
+    Raises:
+        ValueError: ggml has no type `kv`.
     """
-    loaded = attempt.loaded
-    offloaded = loaded.gpu_layers if loaded else 0
-    if loaded and 0 < offloaded < loaded.layers:
-        return None, f"{offloaded} of {loaded.layers} layers are offloaded: two memories have no one ceiling"
-    ours = [c for c in attempt.ceilings if (c.device != "cpu") == (offloaded > 0)]
-    known = [c for c in ours if c.how in _TRUST and c.gb_s]
-    if known:
-        return max(known, key=lambda c: (-_TRUST.index(c.how), c.gb_s or 0.0)), ""
-    why = next((c.why for c in reversed(ours) if c.why), "")
-    return None, why or "no bandwidth was measured next to this quant"
+    idle = sum(_role(shape, role) for role in ("embedding", "rows") if _is_table(shape, role))
+    if shape.tied:
+        # The output's copy of a tied embedding may lie on another device: then the two come to more than the file has.
+        idle += min(_role(shape, "embedding"), max(0.0, sum(resident.values()) - resident_bytes(shape)))
+    held = {device: size - idle * (device == EMBEDDING_DEVICE) for device, size in resident.items()}
+    here = {device: size for device, size in held.items() if size > 0}
+    active = active_bytes(shape, depth, kv)
+    if not here or not active or any(not gb_s.get(device, 0) > 0 for device in here):
+        return None
+    share = active / sum(here.values())
+    return 1 / sum(share * size / (gb_s[device] * 1e9) for device, size in here.items())
 
 
-def cached(state: State, attempt: Attempt, shape: Shape) -> bool:
-    """Whether the weights fit in the host's last-level cache, and lie where it caches them."""
-    cache = state.host.cache if state.host else None
-    offloaded = attempt.loaded.gpu_layers if attempt.loaded else 0
-    return cache is not None and not offloaded and 0 < batch_bytes(shape) <= cache
+def compute_ceiling(types: Mapping[str, float], rates: Mapping[str, float]) -> float | None:
+    """The rate in 1e9 bytes per second at which weights can be multiplied: Σ bytes / Σ (bytes of a type / its rate).
 
-
-def is_slow(state: State, arm: Arm) -> bool:
-    """Whether the arm's last run decoded below a third of what its bytes and its ceiling predict: run it once more.
-
-    Never so without a ceiling, and never for weights that the cache holds: nothing is predicted for those.
+    `types` as of `active_types`, `rates` the mat-vec rate C(type) in the same unit. Types without a rate are left out
+    of both sums; None where the others make less than KNOWN_SHARE of the bytes.
     """
-    attempt, file = arm.attempt, arm.file
-    if attempt is None or file is None or not attempt.decode or cached(state, attempt, file.shape):
-        return False
-    ceiling, _ = best_ceiling(attempt)
-    if ceiling is None or ceiling.gb_s is None:
-        return False
-    if not resident_bytes(file.shape):
-        return False
-    depth, kv = attempt.decode[0].unit.depth, arm.plan.kv or state.settings.kv
-    return median([r.tok_s for r in attempt.decode]) < SLOW * predicted_tok_s(file.shape, depth, kv, ceiling.gb_s)
+    known = {kind: read for kind, read in types.items() if read > 0 and rates.get(kind, 0) > 0}
+    if not known or math.fsum(known.values()) < KNOWN_SHARE * math.fsum(types.values()):
+        return None
+    return math.fsum(known.values()) / math.fsum(read / rates[kind] for kind, read in known.items())
+
+
+def _seen(shape: Shape, depth: int) -> Iterator[tuple[int, int]]:
+    """KV heads of each layer that has any, and the tokens that it sees at `depth`."""
+    windows = shape.windows or (shape.window,) * len(shape.head_count_kv)
+    for heads, window in zip(shape.head_count_kv, windows, strict=False):
+        if heads:
+            yield heads, min(depth, window) if window else depth
 
 
 def _role(shape: Shape, role: str) -> float:
     return float(sum(group.bytes for group in shape.tensors if group.role == role))
 
 
-def _share_of_experts(shape: Shape) -> float:
-    return min(1.0, shape.experts_used / shape.experts) if shape.experts and shape.experts_used else 1.0
+def _is_table(shape: Shape, role: str) -> bool:
+    """Whether tensors of that role are tables of which a token takes one row."""
+    return role == "rows" or (role == "embedding" and not shape.tied)
 
 
-def _read_by_token(shape: Shape) -> dict[str, float]:
-    """Bytes of weights by role that one token reads."""
-    read: dict[str, float] = {}
-    for group in shape.tensors:
-        share = 1.0
-        if group.role == "embedding" and not shape.tied:
-            share = 1 / max(1, shape.vocabulary)
-        elif group.role == "experts":
-            share = _share_of_experts(shape)
-        read[group.role] = read.get(group.role, 0.0) + share * group.bytes
-    return read
+def _share(shape: Shape, role: str) -> float:
+    """The share of tensors of that role that one token reads. A table's is a row per word of the vocabulary, which is
+    too little, by some kilobytes, for a table of positions."""
+    if _is_table(shape, role):
+        return 1 / max(1, shape.vocabulary)
+    if role == "experts" and shape.experts and shape.experts_used:
+        return min(1.0, shape.experts_used / shape.experts)
+    return 1.0
+
+
+def _read_by_token(shape: Shape) -> list[tuple[str, float]]:
+    """The tensors' types, and the bytes of each group of tensors that one token reads."""
+    return [(group.type, _share(shape, group.role) * group.bytes) for group in shape.tensors]

@@ -1,19 +1,19 @@
 """Windows: what the repetitions of one phase amount to, and the bytes that they read again. Pure.
 
-Owns the sums and whose bytes they are; knows no thresholds. The engine reads its own counters at each repetition's
-edges; inside a repetition under way, the samples' cumulative readings stand in for them.
+Owns the sums and whose bytes they are; knows no thresholds. A repetition's own counters, which the engine reads at its
+edges, are the measure of it; stretches of it, and the one under way, go by the samples' cumulative readings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from quanttui.diagnosis import roofline
+from quanttui.diagnosis import ceilings, roofline
 from quanttui.events import Ceiling, Settings, Unit
-from quanttui.state import Arm, Attempt, Repetition, Running, State
+from quanttui.state import Arm, Attempt, Repetition, Running, Slice, State
 
 TOLD = 1.0
 """Seconds of tokens that an engine may hold back before it tells of them: samples run ahead of tokens by so much."""
@@ -23,18 +23,19 @@ COLD_FAULTS = 1
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The repetitions of one phase of one attempt, and the one under way.
+    """The repetitions of one phase of one attempt and the one under way, or a stretch of them.
 
     `passes` is how often the weights were read whole: once a token when decoding, once a batch otherwise.
     `read`, `swap_in`, `zswap_in` in bytes and `majflt` are sums over it, `swap_in` and `zswap_in` those of the whole
     machine. `cold_read` is what of `read` may have been the first reading after a load. `cpu` core-seconds were used
-    in `cpu_seconds` of it. None where the host does not tell.
+    in `cpu_seconds` of it, and others used `others` core-seconds in `others_seconds`. `devices` are levels of the GPUs
+    as means over it (state.Slice). None where the host does not tell.
     """
 
     phase: str
     repetitions: int
-    tokens: int
-    passes: int
+    tokens: float
+    passes: float
     seconds: float
     tok_s: float | None = None
     read: float | None = None
@@ -44,10 +45,18 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     cold_read: float = 0.0
     cpu: float | None = None
     cpu_seconds: float = 0.0
+    others: float | None = None
+    others_seconds: float = 0.0
+    devices: dict[str, float] = {}
     under_way: bool = False
 
     @property
-    def most_passes(self) -> int:
+    def others_cores(self) -> float | None:
+        """Cores that other processes used, None where it is not told."""
+        return None if self.others is None or self.others_seconds <= 0 else self.others / self.others_seconds
+
+    @property
+    def most_passes(self) -> float:
         """Passes that the bytes may belong to: the one under way counts whole."""
         return self.passes + self.under_way
 
@@ -69,18 +78,31 @@ class Reread(msgspec.Struct, frozen=True):
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What a window is held against.
 
-    `active` bytes are read by one pass, `resident` bytes must stay in memory. `offloaded` layers lie on a GPU (None:
-    not known). `cache` is the last-level cache in bytes where it holds all the weights, else None. `ceiling` is None
-    for the reason `why`.
+    `active` bytes are read by one pass, `resident` bytes must stay in memory. `offloaded` of `layers` lie on a GPU
+    (None: not known). `cache` is the last-level cache in bytes where it holds all the weights, else None. `ceiling` is
+    None for the reason `why`.
+    `compute` is C, in GB/s of weights: what the arm's own mixture of tensor types allows from the cache; None where it
+    is not known. `probed` is the lowest bandwidth that was measured next to the arm, `usual` the one of this machine.
+    `split` is the tok/s that partly offloaded weights are predicted to give, `split_why` why none is predicted.
+    `spilled` bytes of the host's memory a GPU took as its own since before the load; `best_clock` is the largest share
+    of its best clock that the session has seen.
     """
 
     active: float
     resident: float
     threads: int
     offloaded: int | None = None
+    layers: int = 0
     cache: float | None = None
     ceiling: Ceiling | None = None
     why: str = ""
+    compute: float | None = None
+    probed: float | None = None
+    usual: float | None = None
+    split: float | None = None
+    split_why: str = ""
+    spilled: float | None = None
+    best_clock: float | None = None
 
 
 def reread(window: Window, resident: float) -> Reread:
@@ -124,30 +146,84 @@ def under_way(state: State, arm: Arm, kind: str) -> Attempt | None:
 def window(state: State, arm: Arm, attempt: Attempt, kind: str) -> Window | None:
     """The attempt's repetitions of one kind joined, with the unit under way if it is one of them; None without any."""
     done = attempt.repetitions(kind) if kind in ("prompt", "decode") else []
-    parts = [_done(one, state.settings) for one in done]
+    parts = [of_repetition(one, state.settings) for one in done]
     if under_way(state, arm, kind) is attempt and state.running is not None:
         parts.append(_partial(state, state.running))
     if not parts:
         return None
-    first = _first_after_loads(state, arm, attempt)
-    cold = [part for part in parts if part.at in first]
+    begun = {part.at for part in parts}
     rates = [one.tok_s for one in done]
+    return joined(
+        kind,
+        parts,
+        _first_after_loads(state, arm, attempt),
+        tok_s=math.fsum(rates) / len(rates) if rates else parts[-1].tok_s,
+        repetitions=len(done),
+        slices=[one for one in attempt.slices if one.at in begun],
+        under_way=len(parts) > len(done),
+    )
+
+
+def joined(
+    kind: str,
+    parts: Sequence[Part],
+    first: set[float],
+    tok_s: float | None = None,
+    repetitions: int = 0,
+    slices: Sequence[Slice] = (),
+    under_way: bool = False,
+) -> Window:
+    """Parts as one window. `first` are the units that came right after a load."""
+    cold = [part for part in parts if part.at in first and part.read and is_cold(part.at, parts)]
+    others = [(one, found) for one in slices if (found := _others(one)) is not None]
+    samples = sum(one.samples for one in slices)
+    levels: dict[str, float] = {}
+    for one in slices:
+        for name, value in one.devices.items():
+            levels[name] = levels.get(name, 0.0) + value
     return Window(
         phase=kind,
-        repetitions=len(done),
+        repetitions=repetitions,
         tokens=sum(part.tokens for part in parts),
-        passes=sum(part.passes for part in parts),
+        passes=math.fsum(part.passes for part in parts),
         seconds=math.fsum(part.seconds for part in parts),
-        tok_s=math.fsum(rates) / len(rates) if rates else parts[-1].tok_s,
+        tok_s=tok_s,
         read=_sum(part.read for part in parts),
         majflt=_sum(part.majflt for part in parts),
         swap_in=_sum(part.swap_in for part in parts),
         zswap_in=_sum(part.zswap_in for part in parts),
-        cold_read=sum(part.read or 0.0 for part in cold if part.majflt is not None and part.majflt <= COLD_FAULTS),
+        cold_read=sum(part.read or 0.0 for part in cold),
         cpu=_sum(part.cpu for part in parts),
         cpu_seconds=math.fsum(part.cpu_seconds for part in parts if part.cpu is not None),
-        under_way=len(parts) > len(done),
+        others=math.fsum(found for _, found in others) if others else None,
+        others_seconds=math.fsum(one.end - one.start for one, _ in others),
+        devices={name: value / samples for name, value in levels.items()} if samples else {},
+        under_way=under_way,
     )
+
+
+def parts(state: State, arm: Arm, attempt: Attempt, kind: str) -> tuple[list[Part], set[float]]:
+    """The attempt's timed stretches of one kind in order, as fine as they are known: slices, and the open one, where
+    a unit was long enough for them, else whole repetitions. Also the units that came right after a load."""
+    done = attempt.repetitions(kind) if kind in ("prompt", "decode") else []
+    by_unit: dict[float, list[Slice]] = {}
+    for one in attempt.slices:
+        by_unit.setdefault(one.at, []).append(one)
+    found: list[Part] = []
+    for repetition in done:
+        slices, seconds = by_unit.get(repetition.at, []), repetition.ns / 1e9
+        if math.fsum(one.end - one.start for one in slices) >= seconds / 2:
+            each = _passes(repetition.unit, state.settings) / seconds
+            found += [_sliced(one, None if kind == "decode" else each * (one.end - one.start)) for one in slices]
+        else:
+            found.append(of_repetition(repetition, state.settings))
+    if under_way(state, arm, kind) is attempt and (running := state.running) is not None:
+        most = None if kind == "decode" else float(_passes(running.unit, state.settings))
+        mine = [_sliced(one, most) for one in by_unit.get(running.at, [])]
+        if (rest := _open(state, running, most)) is not None:
+            mine.append(rest)
+        found += [_with_untold(one, running, _rate(running, done)) for one in mine] if kind == "decode" else mine
+    return found, _first_after_loads(state, arm, attempt)
 
 
 def bounds(state: State, arm: Arm, attempt: Attempt, kind: str) -> Bounds | None:
@@ -155,27 +231,58 @@ def bounds(state: State, arm: Arm, attempt: Attempt, kind: str) -> Bounds | None
     if arm.file is None:
         return None
     shape, settings, loaded = arm.file.shape, state.settings, attempt.loaded
-    ceiling, why = roofline.best_ceiling(attempt)
+    ceiling, why = ceilings.best_ceiling(attempt)
+    kv = arm.plan.kv or settings.kv
     active = roofline.batch_bytes(shape)
+    split, split_why = None, ""
     if kind == "decode":
-        active = roofline.active_bytes(shape, settings.depths[0], arm.plan.kv or settings.kv)
+        active = roofline.active_bytes(shape, settings.depths[0], kv)
+        split, split_why = ceilings.split(attempt, shape, settings.depths[0], kv)
     return Bounds(
         active=active,
         resident=roofline.resident_bytes(shape),
         threads=(loaded.threads if loaded else 0) or settings.threads,
         offloaded=loaded.gpu_layers if loaded else None,
-        cache=state.host.cache if state.host and roofline.cached(state, attempt, shape) else None,
+        layers=loaded.layers if loaded else 0,
+        cache=state.host.cache if state.host and ceilings.cached(state, attempt, shape) else None,
         ceiling=ceiling,
         why=why,
+        compute=ceilings.compute(attempt, shape),
+        probed=ceilings.probed(attempt),
+        usual=ceilings.usual(state, attempt),
+        split=split,
+        split_why=split_why,
+        spilled=_spilled(attempt),
+        best_clock=max(_clocks(state), default=None) if loaded and loaded.gpu_layers else None,
     )
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One repetition, or what is known of the one under way."""
+def _clocks(state: State) -> Iterable[float]:
+    """The shares of their best clock that GPUs ran at, over slices."""
+    for arm in state.arms.values():
+        for attempt in arm.attempts:
+            for one in attempt.slices:
+                if "clock" in one.devices and one.samples:
+                    yield one.devices["clock"] / one.samples
+
+
+def _spilled(attempt: Attempt) -> float | None:
+    """By how much the host memory that GPUs use as their own lay above what it was before the load, in bytes."""
+    before = [value for name, value in attempt.before.items() if name.endswith(".shared_used")]
+    seen = [one for one in attempt.slices if "shared" in one.devices and one.samples]
+    if not before or not seen:
+        return None
+    return max(one.devices["shared"] / one.samples for one in seen) - math.fsum(before)
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One repetition, what is known of the one under way, or a stretch of either: `at` is when the unit began, and the
+    part itself goes from `start` on for `seconds`. Tokens and passes of a stretch need not be whole."""
 
     at: float
-    tokens: int
-    passes: int
+    start: float
+    tokens: float
+    passes: float
     seconds: float
     tok_s: float | None
     read: float | None
@@ -194,10 +301,12 @@ def _passes(unit: Unit, settings: Settings) -> int:
     return -(-tokens // max(1, settings.ubatch))
 
 
-def _done(one: Repetition, settings: Settings) -> _Part:
+def of_repetition(one: Repetition, settings: Settings) -> Part:
+    """A whole repetition by its own counters."""
     counted = one.counters
-    return _Part(
+    return Part(
         at=one.at,
+        start=one.at,
         tokens=one.tokens,
         passes=_passes(one.unit, settings),
         seconds=one.ns / 1e9,
@@ -211,7 +320,7 @@ def _done(one: Repetition, settings: Settings) -> _Part:
     )
 
 
-def _partial(state: State, running: Running) -> _Part:
+def _partial(state: State, running: Running) -> Part:
     """The unit under way, from its first sample to the last one.
 
     Passes are never counted too few: tokens may be held back for TOLD seconds, and of a prompt nothing is told
@@ -231,8 +340,9 @@ def _partial(state: State, running: Running) -> _Part:
         change = state.readings[name] - running.first[name]
         return change if change >= 0 else None
 
-    return _Part(
+    return Part(
         at=running.at,
+        start=running.at,
         tokens=running.tokens,
         passes=passes,
         seconds=running.ns / 1e9,
@@ -244,6 +354,70 @@ def _partial(state: State, running: Running) -> _Part:
         cpu=since("engine.cpu"),
         cpu_seconds=sampled,
     )
+
+
+def _sliced(one: Slice, passes: float | None) -> Part:
+    """A slice as a part. `passes` None: a token each."""
+    seconds = one.end - one.start
+    return Part(
+        at=one.at,
+        start=one.start,
+        tokens=one.tokens,
+        passes=one.tokens if passes is None else passes,
+        seconds=seconds,
+        tok_s=one.tokens / seconds if seconds > 0 else None,
+        read=one.grown.get("engine.read"),
+        majflt=one.grown.get("engine.majflt"),
+        swap_in=one.grown.get("swap.in"),
+        zswap_in=one.grown.get("zswap.in"),
+        cpu=one.grown.get("engine.cpu"),
+        cpu_seconds=seconds,
+    )
+
+
+def _open(state: State, running: Running, passes: float | None) -> Part | None:
+    """What came after the last slice of the unit under way, up to the last sample; None where nothing did."""
+    if running.edge_t is None or state.readings_t is None or state.readings_t <= running.edge_t:
+        return None
+    grown = {
+        name: state.readings[name] - value
+        for name, value in running.edge.items()
+        if state.readings.get(name, -1.0) >= value
+    }
+    tokens = math.fsum(
+        count * max(0.0, min(end, state.readings_t) - max(begin, running.edge_t)) / (end - begin)
+        for begin, end, count in running.untaken
+        if end > begin
+    )
+    return _sliced(Slice(running.at, running.unit.kind, running.edge_t, state.readings_t, tokens, grown), passes)
+
+
+def _rate(running: Running, done: Sequence[Repetition]) -> float:
+    """Tokens per second of the unit under way, else of the repetition before it; 0 where nothing is known."""
+    if running.ns:
+        return running.tokens * 1e9 / running.ns
+    return done[-1].tok_s if done else 0.0
+
+
+def _with_untold(part: Part, running: Running, rate: float) -> Part:
+    """The part with the tokens that an engine may hold back counted as passes: never too few of them."""
+    told = running.at + running.ns / 1e9
+    untold = min(TOLD, max(0.0, part.start + part.seconds - max(part.start, told)))
+    return msgspec.structs.replace(part, passes=part.passes + rate * untold) if untold else part
+
+
+def _others(one: Slice) -> float | None:
+    """Core-seconds of other processes in a slice: all that was used, less the engine's and our own."""
+    busy, mine = one.grown.get("cpu.busy"), one.grown.get("engine.cpu")
+    if busy is None or mine is None:
+        return None
+    return max(0.0, busy - mine - one.grown.get("self.cpu", 0.0))
+
+
+def is_cold(at: float, parts: Sequence[Part]) -> bool:
+    """Whether what the unit that began then read may have been its first reading: it took no major faults."""
+    faults = [one.majflt for one in parts if one.at == at]
+    return None not in faults and math.fsum(one for one in faults if one is not None) <= COLD_FAULTS
 
 
 def _first_after_loads(state: State, arm: Arm, attempt: Attempt) -> set[float]:

@@ -76,6 +76,8 @@ def _value(kind: Any, count: Iterator[int]) -> Any:
         return next(_value(one, count) for one in kind.types if not isinstance(one, msgspec.inspect.NoneType))
     if isinstance(kind, msgspec.inspect.DictType):
         return {_value(kind.key_type, count): _value(kind.value_type, count)}
+    if isinstance(kind, msgspec.inspect.TupleType):
+        return [_value(one, count) for one in kind.item_types]
     if isinstance(kind, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
         return [_value(kind.item_type, count) for _ in range(2)]
     if isinstance(kind, msgspec.inspect.BoolType):

@@ -135,10 +135,13 @@ class Engine:
         elif isinstance(request, protocol.Quantize):
             self._quantize(request)
         elif isinstance(request, protocol.Bandwidth):
-            from quanttui.probes import bandwidth
+            self._tell(_bandwidth(request))
+        elif isinstance(request, protocol.Kernels):
+            from quanttui.probes import kernels
 
-            ceiling = bandwidth.measure(request.file, request.threads)
-            self._tell(msgspec.structs.replace(ceiling, arm=request.arm))
+            told = (Path(request.cache), request.build)
+            for rate in kernels.measure(request.arm, request.types, request.threads, *told, device=request.device):
+                self._tell(msgspec.structs.replace(rate, device=request.named))
 
     def _tell_all(self, events: Iterable[e.Event]) -> None:
         for event in events:
@@ -368,6 +371,17 @@ def _serve() -> None:
             protocol.write(answers, answer)
         except OSError:
             os._exit(0)
+
+
+def _bandwidth(request: protocol.Bandwidth) -> e.Ceiling:
+    """The host's memory by reading it, a device's by copying within it."""
+    from quanttui.probes import bandwidth, kernels
+
+    if request.device == "cpu":
+        found = bandwidth.measure(request.file, request.threads)
+    else:
+        found = kernels.copy_gb_s(request.device)
+    return msgspec.structs.replace(found, arm=request.arm, when=request.when, device=request.named)
 
 
 def _leave_no_core() -> None:

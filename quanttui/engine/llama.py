@@ -50,6 +50,13 @@ SPLIT_MODES = {
     "row": lib.LLAMA_SPLIT_MODE_ROW,
     "tensor": 3,
 }
+LOAD_MODES = {
+    "auto": lib.LLAMA_LOAD_MODE_AUTO,
+    "none": lib.LLAMA_LOAD_MODE_NONE,
+    "mmap": lib.LLAMA_LOAD_MODE_MMAP,
+    "mlock": lib.LLAMA_LOAD_MODE_MLOCK,
+    "mmap+mlock": lib.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
 
 _ABORTED = 2
 """What llama_decode returns when the abort callback ended it (llama.h)."""
@@ -267,8 +274,8 @@ def build() -> Build:
 class Model:
     """A loaded GGUF.
 
-    Loaded as llama-bench and llama-perplexity load it by default: mode AUTO (mapped where it can be), with repacking,
-    and of `gpu_layers` -1 as many as there are.
+    Unless asked otherwise loaded as llama-bench and llama-perplexity load it: mode AUTO (mapped where it can be), with
+    repacking; and of `gpu_layers` -1 as many as there are.
 
     Raises:
         LlamaError: the file cannot be read, llama.cpp refuses it, or there is no memory for it.
@@ -294,6 +301,8 @@ class Model:
             n_gpu_layers=settings.gpu_layers if lib.llama_supports_gpu_offload() else 0,
             split_mode=_choice(SPLIT_MODES, settings.split_mode, "split mode"),
             tensor_split=ctypes.cast(split, ctypes.POINTER(ctypes.c_float)) if settings.tensor_split else None,
+            load_mode=_choice(LOAD_MODES, settings.load_mode, "load mode"),
+            use_extra_bufts=settings.repack,
             progress_callback=callback,
         )
         handle = lib.llama_model_load_from_file(os.fsencode(file), params)

@@ -52,6 +52,7 @@ _DOING = {
     protocol.Score: "scoring the text",
     protocol.Quantize: "quantizing",
     protocol.Bandwidth: "measuring bandwidth",
+    protocol.Kernels: "measuring arithmetic",
 }
 
 

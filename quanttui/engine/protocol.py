@@ -128,11 +128,34 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, tag="bandwidth"):
-    """Measure the read bandwidth next to an arm, over its own file. Answered by Ceiling."""
+    """Measure the read bandwidth next to an arm, over its own file. Answered by Ceiling, which says `when`.
+
+    `device` "cpu" is the host's memory; of another device, by llama.cpp's name of it, a copy within it is timed, and
+    the answer calls it `named`.
+    """
 
     arm: str
     file: str
     threads: int
+    when: str = "before"
+    device: str = "cpu"
+    named: str = "cpu"
+
+
+class Kernels(msgspec.Struct, frozen=True, kw_only=True, tag="kernels"):
+    """How fast are matrices of these tensor `types` multiplied with a vector out of the cache? Answered by KernelRate,
+    one each. What was measured on this machine with this build before lies in the folder `cache`.
+
+    `device` and `named` as in Bandwidth.
+    """
+
+    arm: str
+    types: tuple[str, ...]
+    threads: int
+    cache: str
+    build: str
+    device: str = "cpu"
+    named: str = "cpu"
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
@@ -140,7 +163,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
-    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Quantize, Bandwidth, Stop
+    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Quantize, Bandwidth, Kernels, Stop
 ]
 
 

@@ -35,6 +35,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     deviation `spread`. An arm adds what its `nll` is above that, and in each chunk a deviation of its own, of which
     `noise` is the standard deviation, in nats per token. `kld` is its mean KL divergence from the base, in nats. Its
     rows of logits are `vocabulary` wide, and all tokens of its text are 0.
+    `kernels` is C(type) in GB/s by tensor type.
     `fails` maps a unit's id, or load / quantize / bandwidth, to the failure that comes instead of an answer.
     `holds` names a unit id at which it waits to be interrupted.
     """
@@ -48,6 +49,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int = 64
     chunks: int = 8
     gb_s: float | None = 30.0
+    kernels: Mapping[str, float] = {}
     load_s: float = 0.5
     read: int = 0
     majflt: int = 0
@@ -96,6 +98,8 @@ class Engine:
             )
         elif isinstance(request, protocol.Bandwidth):
             yield from self._bandwidth(request)
+        elif isinstance(request, protocol.Kernels):
+            yield from self._kernels(request)
         elif isinstance(request, protocol.Load):
             yield from self._load(request)
         elif isinstance(request, protocol.Quantize):
@@ -140,7 +144,7 @@ class Engine:
         script = self._script(request.arm)
         self._fail(script, "bandwidth")
         if script.gb_s is None:
-            yield e.Ceiling(arm=request.arm, how="absent", why="the script gives none")
+            yield e.Ceiling(arm=request.arm, how="absent", when=request.when, why="the script gives none")
             return
         yield e.Ceiling(
             arm=request.arm,
@@ -149,7 +153,18 @@ class Engine:
             repeats=(script.gb_s,),
             threads=request.threads,
             over="a script",
+            when=request.when,
         )
+
+    def _kernels(self, request: protocol.Kernels) -> Iterator[protocol.Answer]:
+        known = self._script(request.arm).kernels
+        for name in request.types:
+            rate = known.get(name)
+            how, why = ("measured", "") if rate else ("absent", "the script gives none")
+            yield e.KernelRate(
+                arm=request.arm, type=name, how=how, gb_s=rate, repeats=(rate,) if rate else (),
+                threads=request.threads, why=why,
+            )  # fmt: skip
 
     def _load(self, request: protocol.Load) -> Iterator[protocol.Answer]:
         script = self._script(request.arm)

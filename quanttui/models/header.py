@@ -18,15 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeGuard
+from typing import BinaryIO, NoReturn
 
 from quanttui import quants
 from quanttui.errors import UserError
 from quanttui.events import Shape, TensorGroup
 from quanttui.format import clean
-
-Scalar = int | float | bool | str
-Value = int | float | bool | str | tuple[Scalar, ...]
+from quanttui.models import layers as rules
+from quanttui.models.layers import Keys, Scalar, Value
 
 STRING_LIMIT = 4096
 """Longer strings (chat templates) are skipped: only their length is kept."""
@@ -46,7 +45,11 @@ _CHUNK = 1 << 18
 _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SPLIT = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
-_OLD_EXPERT = re.compile(r"\.ffn_(?:up|gate|down)\.\d+\.")
+_BLOCK = re.compile(r"blk\.([0-9]{1,9})\.")
+_EXPERTS = re.compile(r"_(?:ch)?exps\.")
+_OLD_EXPERT = re.compile(r"\.ffn_(?:up|gate|down)\.([0-9]{1,9})\.")
+_ROWS = frozenset({"per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"})
+"""Tables besides the embedding of which llama.cpp takes one row for a token."""
 
 
 @dataclass(frozen=True)
@@ -120,47 +123,170 @@ def read(path: str | Path) -> Header:
 def shape(header: Header) -> Shape:
     """The model's shape as the roofline needs it, from the metadata under the architecture's own prefix.
 
+    Where the metadata contradicts the tensors, what the tensors say counts and `note` says so; it also says what the
+    roofline does not know of the architecture. Layers that predict further tokens (nextn) are among `layers`, but keep
+    no KV cache and are not among `tensors`: llama.cpp does not load them for plain decoding.
+
     Raises:
         UserError: the file holds no tensors, or its metadata is absurd.
     """
     if not header.tensors:
         raise UserError(f"{_name(header.path)} holds no tensors: it is a vocabulary, not a model")
-    keys = _Keys(header)
-    layers = keys.number("block_count", maximum=LAYER_LIMIT)
-    width, heads = keys.number("embedding_length"), keys.largest("attention.head_count")
-    embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
-    tied = embedding is not None and all(tensor.name != "output.weight" for tensor in header.tensors)
-    rows = embedding.shape[1] if embedding is not None and len(embedding.shape) > 1 else 0
+    keys = Keys(header.metadata, _name(header.path))
+    layers, wrong_layers = _layers(header, keys)
+    width, vocabulary, wrong_table = _table(header, keys)
+    experts, experts_used, wrong_experts = _experts(header, keys)
+    heads = keys.largest("attention.head_count")
+    key_length = keys.number("attention.key_length", default=width // heads if heads else 0)
+    stated, wrong_list = _stated_kv(header, keys, layers, key_length, heads)
+    kept, wrong_kv = _held(header, keys, rules.kept(keys, width, heads, stated), key_length)
+    names = {tensor.name for tensor in header.tensors}
+    notes = (wrong_layers, wrong_table, wrong_experts, wrong_list, wrong_kv, *kept.notes)
     return Shape(
         architecture=keys.architecture,
         name=name(header),
         layers=layers,
         embedding=width,
-        vocabulary=header.lengths.get("tokenizer.ggml.tokens") or keys.number("vocab_size") or rows,
+        vocabulary=vocabulary,
         heads=heads,
-        head_count_kv=keys.per_layer("attention.head_count_kv", layers, default=heads),
-        key_length=keys.number("attention.key_length", default=width // heads if heads else 0),
+        head_count_kv=kept.head_count_kv,
+        key_length=key_length,
         value_length=keys.number("attention.value_length", default=width // heads if heads else 0),
         context=keys.number("context_length"),
-        tied=tied,
+        tied="token_embd.weight" in names and "output.weight" not in names,
         feed_forward=keys.largest("feed_forward_length"),
-        experts=keys.number("expert_count"),
-        experts_used=keys.number("expert_used_count"),
-        window=keys.largest("attention.sliding_window"),
+        experts=experts,
+        experts_used=experts_used,
+        window=kept.window,
+        windows=kept.windows,
+        latent=kept.latent,
+        state_bytes=kept.state_bytes,
+        note="; ".join(note for note in notes if note),
         parameters=sum(tensor.elements for tensor in header.tensors),
-        tensors=_groups(header.tensors),
+        tensors=_groups(_loaded(header.tensors, rules.trunk(keys, layers))),
     )
 
 
 def role(tensor: str) -> str:
-    """What part of the model a tensor of that name is: embedding, output, experts, block, other."""
+    """What part of the model a tensor of that name is: embedding, output, experts, block, rows, other."""
     if tensor == "token_embd.weight":
         return "embedding"
     if tensor == "output.weight":
         return "output"
-    if "_exps." in tensor or _OLD_EXPERT.search(tensor):
+    if tensor in _ROWS:
+        return "rows"
+    if _EXPERTS.search(tensor) or _OLD_EXPERT.search(tensor):
         return "experts"
     return "block" if tensor.startswith("blk.") else "other"
+
+
+def _layers(header: Header, keys: Keys) -> tuple[int, str]:
+    """How many layers the model has, and what is wrong with what the metadata says of it."""
+    stated = keys.number("block_count", maximum=LAYER_LIMIT)
+    held = 1 + max((_block(tensor.name) for tensor in header.tensors), default=-1)
+    if held > LAYER_LIMIT:
+        raise UserError(f"{_name(header.path)} has a tensor of layer {held - 1}: damaged?")
+    least = rules.trunk(keys, stated)
+    if not held or least <= held <= stated or (keys.architecture in rules.UNEVEN and held <= stated):
+        return stated, ""
+    return held, f"block_count says {stated} layers, there are tensors of {held}"
+
+
+def _table(header: Header, keys: Keys) -> tuple[int, int, str]:
+    """The model's width, its vocabulary, and what the embedding contradicts of either."""
+    width, features = keys.number("embedding_length"), keys.number("features_length")
+    words = header.lengths.get("tokenizer.ggml.tokens") or keys.number("vocab_size")
+    embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    if embedding is None or len(embedding.shape) != 2:
+        return width, words, ""
+    row, rows = embedding.shape
+    if max(row, rows) > rules.COUNT_LIMIT:
+        raise UserError(f"{_name(header.path)} has an embedding of {rows} rows of {row}: damaged?")
+    notes = []
+    if width and row not in (width, features):
+        notes.append(f"embedding_length says {width}, the embedding's rows have {row}")
+    if words and rows != words:
+        notes.append(f"the vocabulary has {words} tokens, the embedding {rows} rows")
+    return row if not features else width, rows, "; ".join(notes)
+
+
+def _experts(header: Header, keys: Keys) -> tuple[int, int, str]:
+    """Experts in a layer, how many of them a token uses, and what is wrong with what the metadata says of them."""
+    stated, each = keys.number("expert_count"), [one for one in keys.values("expert_used_count") if one]
+    used = round(sum(each) / len(each)) if each else keys.number("expert_used_count")
+    whole = (tensor.shape[2] for tensor in header.tensors if "_exps.weight" in tensor.name and len(tensor.shape) == 3)
+    old = (int(found[1]) + 1 for tensor in header.tensors if (found := _OLD_EXPERT.search(tensor.name)))
+    held = max((*whole, *old), default=0)
+    if held > rules.COUNT_LIMIT:
+        raise UserError(f"{_name(header.path)} has tensors of {held} experts: damaged?")
+    notes = []
+    if len(set(each)) > 1:
+        notes.append(f"its layers use {min(each)} to {max(each)} experts: counted as {used} each")
+    if held != stated and (held or stated > 1):
+        notes.append(f"expert_count says {stated}, there are tensors of {held}")
+    if held and used > held:
+        notes.append(f"expert_used_count says {used} of {held} experts: all are counted")
+    if held and not used:
+        notes.append("how many experts a token uses is not said: all are counted")
+    return held, min(used, held), "; ".join(notes)
+
+
+def _stated_kv(header: Header, keys: Keys, layers: int, key_length: int, heads: int) -> tuple[tuple[int, ...], str]:
+    """KV heads of each layer as the metadata has them; from the keys' tensors where it lists too few or too many."""
+    key = "attention.head_count_kv"
+    listed = keys.values(key)
+    if not listed or len(listed) == layers:
+        return keys.per_layer(key, layers, default=heads), ""
+    rows = _rows(header, "attn_k.weight")
+    counts = tuple(rows.get(il, 0) // key_length for il in range(layers)) if rows and key_length else None
+    filled = (*listed, *(max(listed),) * layers)[:layers]
+    return counts or filled, f"head_count_kv lists {len(listed)} layers of {layers}"
+
+
+def _held(header: Header, keys: Keys, kept: rules.Kept, key_length: int) -> tuple[rules.Kept, str]:
+    """What the layers keep, held against the tensors that make it; and what those contradict."""
+    if kept.latent:
+        rows = max(_rows(header, "attn_kv_a_mqa.weight").values(), default=kept.latent)
+        wrong = f"the latent should have {kept.latent} elements, its tensors make {rows}"
+        return (kept, "") if rows == kept.latent else (replace(kept, latent=rows), wrong)
+    own = keys.number("attention.key_length_swa", default=key_length)
+    made = _rows(header, "attn_k.weight")
+    counts = tuple(
+        made[il] // key_length if count and key_length and il in made and own == key_length else count
+        for il, count in enumerate(kept.head_count_kv)
+    )
+    if counts == kept.head_count_kv:
+        return kept, ""
+    il = next(il for il, pair in enumerate(zip(counts, kept.head_count_kv, strict=True)) if pair[0] != pair[1])
+    wrong = f"layer {il} should have {kept.head_count_kv[il]} KV heads of {key_length}, its keys have {made[il]} rows"
+    return replace(kept, head_count_kv=counts), wrong
+
+
+def _rows(header: Header, part: str) -> dict[int, int]:
+    """Rows of a matrix that blocks have, by layer.
+
+    Raises:
+        UserError: more than can be.
+    """
+    rows: dict[int, int] = {}
+    for tensor in header.tensors:
+        il = _block(tensor.name)
+        if il >= 0 and len(tensor.shape) == 2 and tensor.name == f"blk.{il}.{part}":
+            rows[il] = tensor.shape[1]
+            if rows[il] > rules.COUNT_LIMIT:
+                raise UserError(f"{_name(header.path)} has a tensor {tensor.name} of {rows[il]} rows: damaged?")
+    return rows
+
+
+def _block(tensor: str) -> int:
+    """The layer that a tensor of that name is of, -1 for none."""
+    found = _BLOCK.match(tensor)
+    return int(found[1]) if found else -1
+
+
+def _loaded(tensors: tuple[Tensor, ...], reach: int) -> tuple[Tensor, ...]:
+    """The tensors without those of layers from `reach` on."""
+    return tuple(tensor for tensor in tensors if _block(tensor.name) < reach)
 
 
 def name(header: Header) -> str:
@@ -250,44 +376,6 @@ def _remember(note: Path, entry: list[object]) -> None:
         os.replace(file.name, note)
     except OSError:
         return
-
-
-class _Keys:
-    """Typed look-ups under the architecture's prefix. Wrong types and negative numbers count as absent."""
-
-    def __init__(self, header: Header) -> None:
-        self._header = header
-        architecture = header.metadata.get("general.architecture")
-        self._prefix = architecture if isinstance(architecture, str) else ""
-        self.architecture = clean(self._prefix, 40)
-
-    def number(self, key: str, default: int = 0, maximum: int = 1 << 40) -> int:
-        """A whole number, or `default` where there is none."""
-        value = self._header.metadata.get(f"{self._prefix}.{key}")
-        return default if not _is_count(value) else self._bounded(key, value, maximum)
-
-    def largest(self, key: str, default: int = 0) -> int:
-        """A whole number, or the largest of a per-layer array of them."""
-        value = self._header.metadata.get(f"{self._prefix}.{key}")
-        if isinstance(value, tuple):
-            return max((self._bounded(key, entry) for entry in value if _is_count(entry)), default=default)
-        return self.number(key, default)
-
-    def per_layer(self, key: str, layers: int, default: int) -> tuple[int, ...]:
-        """One whole number per layer, whether the file gives one for all or one each."""
-        value = self._header.metadata.get(f"{self._prefix}.{key}")
-        if isinstance(value, tuple) and len(value) >= layers:
-            return tuple(self._bounded(key, entry) if _is_count(entry) else 0 for entry in value[:layers])
-        return (self.number(key, default),) * layers
-
-    def _bounded(self, key: str, value: int, maximum: int = 1 << 40) -> int:
-        if value > maximum:
-            raise UserError(f"{_name(self._header.path)} says {clean(self._prefix, 40)}.{key} = {value}: damaged?")
-        return value
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _groups(tensors: Iterable[Tensor]) -> tuple[TensorGroup, ...]:

@@ -14,18 +14,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from quanttui import format
-from quanttui.events import Ceiling
+from quanttui.events import Ceiling, Host
 from quanttui.probes import ROOT, Absent
 from quanttui.probes.host import caches
 from quanttui.probes.memory import limits
+from quanttui.stats.intervals import median
 
 Words = NDArray[np.uint64]
 """Memory as 64-bit words; a block of it is BLOCK bytes."""
@@ -40,6 +43,8 @@ LOOK = 4
 FILL_S = 1.0
 BEYOND = 0.4
 CONTENDED_S = 60.0
+ENOUGH, REMEMBERED = 3, 32
+"""How many quants' bandwidths of earlier sessions make one to go by, and how many are kept."""
 
 
 def measure(file: str, threads: int, seconds: float = 0.5, root: Path = ROOT, fill_s: float = FILL_S) -> Ceiling:
@@ -69,6 +74,44 @@ def measure(file: str, threads: int, seconds: float = 0.5, root: Path = ROOT, fi
         threads=threads,
         over=f"{format.size(len(blocks) * BLOCK)} of {over}",
     )
+
+
+def recall(cache: Path, machine: Host, threads: int) -> Ceiling | None:
+    """What earlier sessions on this machine measured with so many threads, as a ceiling of no arm: the median of the
+    last REMEMBERED of them. None below ENOUGH, or where nothing can be read."""
+    values = _remembered(cache).get(_key(machine, threads), [])
+    if len(values) < ENOUGH:
+        return None
+    return Ceiling(arm="", how="remembered", gb_s=round(median(values), 3), repeats=tuple(values), threads=threads)
+
+
+def remember(cache: Path, machine: Host, threads: int, values: Sequence[float]) -> None:
+    """Keep what a session measured, in GB/s, for later ones. A cache that cannot be written is done without."""
+    if not values:
+        return
+    known = _remembered(cache)
+    key = _key(machine, threads)
+    known[key] = [*known.get(key, []), *values][-REMEMBERED:]
+    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.encode(known))
+        os.replace(part, cache)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _remembered(cache: Path) -> dict[str, list[float]]:
+    """What is kept, nothing where the file is torn or foreign."""
+    try:
+        return msgspec.json.decode(cache.read_bytes(), type=dict[str, list[float]])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def _key(machine: Host, threads: int) -> str:
+    return f"{machine.cpu}, {machine.cores} cores, {machine.memory >> 20} MiB, {threads} threads"
 
 
 def _resident(file: str, wanted: int) -> list[Words]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quanttui import format
 from quanttui.events import Beat, Event, ProbeFound, ProbeLost, Sample
-from quanttui.probes import ROOT, Absent, Probe, nvidia
+from quanttui.probes import ROOT, Absent, Probe, amd, nvidia
 from quanttui.probes.cpu import Cpu, CpuElsewhere
 from quanttui.probes.memory import Memory, MemoryElsewhere
 from quanttui.probes.power import Power
@@ -30,11 +30,25 @@ _fine = time.get_clock_info("thread_time").resolution <= 1e-6
 cost_ns = time.thread_time_ns if _fine else time.perf_counter_ns
 
 
-def everything(root: Path = ROOT, linux: bool = sys.platform == "linux") -> list[Probe]:
-    """All probes for this operating system, none of them opened; the NVIDIA driver is asked for its devices."""
-    own: list[Probe] = [Own(root), *nvidia.probes()]
-    if linux:
+def everything(root: Path = ROOT, platform: str = sys.platform) -> list[Probe]:
+    """All probes for an operating system, none of them opened; the NVIDIA driver is asked for its devices.
+
+    Where it is neither Linux nor macOS nor Windows, psutil tells what it can.
+    """
+    if platform == "darwin":  # NVIDIA's driver has left it
+        from quanttui.probes import apple  # here, so that no other system waits for its structures
+
+        return [*apple.probes(), CpuElsewhere(), Own(root)]
+    cards = nvidia.probes()
+    own: list[Probe] = [Own(root), *cards]
+    if platform == "linux":
+        after = sum(isinstance(card, nvidia.Device) for card in cards)
+        own += amd.probes(root, after)
         return [Memory(root), Swap(root), Pressure(root), Cpu(root), Engine(root), Power(root), *own]
+    if platform == "win32":
+        from quanttui.probes import windows
+
+        return [MemoryElsewhere(), *windows.probes(), CpuElsewhere(), *own]
     return [MemoryElsewhere(), SwapElsewhere(), CpuElsewhere(), EngineElsewhere(), *own]
 
 

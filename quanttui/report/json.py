@@ -1,11 +1,12 @@
 """The report as data: one JSON object, schema 1. What is absent is null; figures are plain numbers.
 
     {"schema": 1, "model": name, "host": {…}, "arms": [{"id", "quant", "kv", "settings", "outcome", "error", "bytes",
-     "bits_per_weight", "tensor_types", "prompt", "decode", "depths", "perplexity", "paired", "kld", "decision",
-     "peak_memory", "energy", "reproduced", "disturbed", "drift", "verdicts"}], …}
+     "bits_per_weight", "tensor_types", "prompt", "decode", "tainted", "depths", "perplexity", "paired", "kld",
+     "decision", "peak_memory", "energy", "placed", "reproduced", "disturbed", "drift", "verdicts"}], …}
 
 Beside those keys: `build` (versions), `session` (its state), `asked` (all settings), `schedule` and `order` of them,
-`floor` (A/A floor, a share of tok/s), `notes`, `base` and `deltas` (perplexity against the base arm, in percent).
+`floor` (A/A floor, a share of tok/s), `thriftiest` (the quant with the most tok/s per watt, tainted ones left out),
+`notes`, `base` and `deltas` (perplexity against the base arm, in percent).
 Units: bytes, tokens per second, 1e9 bytes per second, nats for nll and KL divergence; probabilities and drift are
 shares of one.
 
@@ -13,8 +14,9 @@ shares of one.
 `percent_error` has the chunk as its unit. `radius`, `low` and `high` are of a 95 % confidence sequence: it may be
 watched. Those of `paired` are of ln(PPL / PPL of the base), `interval` says of what: "text" (all of this text, whose
 chunks are drawn at random) or "texts" (such texts). What ends in `_from_rows` is told by the base's 16-bit rows, as
-llama-perplexity has it; `percentiles` by fraction ("0.5" the median) need the session's raw folder and are null
-without it.
+llama-perplexity has it; `decode.clean` is the speed outside of the contaminated stretches; `energy` is net of
+`idle_watts` where those are known; `percentiles` by fraction ("0.5" the median) need the session's raw folder and are
+null without it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from quanttui.format import clean
 from quanttui.state import State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Rows
-from quanttui.summary import ArmSummary, Delta, Depth, Kld, Summary, summarize
+from quanttui.summary import ArmSummary, Delta, Depth, Kld, Summary, summarize, tainted
 
 SCHEMA = 1
 
@@ -59,6 +61,7 @@ def report(state: State, over: bool = False, folder: Path | None = None) -> dict
         "schedule": clean(state.settings.schedule),
         "order": [clean(name, 80) for name in state.settings.order] or [arm.id for arm in found.arms],
         "floor": plain(found.floor),
+        "thriftiest": found.thriftiest or None,
         "notes": list(found.notes),
         "arms": [_arm(arm, session.rows(folder, known[arm.id]) if folder else None) for arm in found.arms],
         "base": clean(found.base, 80) or None,
@@ -96,7 +99,8 @@ def _arm(arm: ArmSummary, rows: Rows | None) -> dict[str, Any]:
         "bits_per_weight": plain(arm.bits_per_weight),
         "tensor_types": arm.tensor_types or None,
         "prompt": _some(arm.prompt, "tok_s", "sd", "n"),
-        "decode": _some(arm.decode, "tok_s", "tok_s_median", "sd", "n", "radius", "gb_s", "mbu"),
+        "decode": _some(arm.decode, "tok_s", "tok_s_median", "sd", "n", "radius", "gb_s", "mbu", "clean"),
+        "tainted": {kind: tainted(arm.verdicts, kind) for kind in ("prompt", "decode")},
         "depths": [_depth(one) for one in arm.deeper],
         "perplexity": _some(
             arm.perplexity, "value", "se", "chunks", "chunks_planned", "batch", "ubatch", "flash_attn"
@@ -105,11 +109,12 @@ def _arm(arm: ArmSummary, rows: Rows | None) -> dict[str, Any]:
         "kld": _kld(arm.kld, rows),
         "decision": _some(arm.decision, "call", "chunks", "of", "tolerance", "sure"),
         "peak_memory": plain(arm.peak_memory) or None,
-        "energy": _some(arm.energy, "joules_per_token", "tok_s_per_w", "source"),
+        "energy": plain(arm.energy),
+        "placed": plain(arm.placed),
         "reproduced": arm.reproduced or None,
         "disturbed": arm.disturbed,
         "drift": plain(arm.drift),
-        "verdicts": [_some(verdict, "code", "phase", "evidence") for verdict in arm.verdicts],
+        "verdicts": [plain(verdict) for verdict in arm.verdicts],
     }
 
 
@@ -122,6 +127,7 @@ def _depth(one: Depth) -> dict[str, Any]:
         "depth": one.depth,
         "prompt": _some(one.prompt, "tok_s", "sd", "n"),
         "decode": _some(one.decode, "tok_s", "tok_s_median", "sd", "n", "radius"),
+        "tainted": {"prompt": one.prompt_tainted, "decode": one.decode_tainted},
     }
 
 

@@ -16,7 +16,7 @@ from quanttui.format import ABSENT, clean, duration, gib, percent, significant, 
 from quanttui.state import Arm, State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Estimate
-from quanttui.summary import ArmSummary, Delta, Depth, Quality, Speed, Summary, peak, summarize, tainted
+from quanttui.summary import ArmSummary, Delta, Depth, Placed, Quality, Speed, Summary, peak, summarize, tainted
 
 WIDTH = 120
 
@@ -253,9 +253,15 @@ def _depth_table(found: Summary) -> Table:
     rows = []
     for arm in found.arms:
         if arm.deeper:
-            first = Depth(_first_depth(arm), arm.prompt, arm.decode)
+            marks = tainted(arm.verdicts, "prompt"), arm.tainted
+            first = Depth(_first_depth(arm), arm.prompt, arm.decode, *marks)
             rows += [
-                [clean(arm.id, 20), str(one.depth), _speed(one.prompt, ""), _speed(one.decode, "")]
+                [
+                    clean(arm.id, 20),
+                    str(one.depth),
+                    _speed(one.prompt, "*" if one.prompt_tainted else ""),
+                    _speed(one.decode, "*" if one.decode_tainted else ""),
+                ]
                 for one in (first, *arm.deeper)
             ]
     return Table(_DEPTHS, rows)
@@ -347,6 +353,10 @@ def _legend(found: Summary) -> Iterator[Line]:
         )
     yield Line("bus: active bytes per token x tok/s, and that as a share of the bandwidth found next to the arm.")
     yield Line("peak: the most memory held, host and devices together.")
+    if found.thriftiest:
+        yield Line(
+            f"energy: {clean(found.thriftiest, 40)} gives the most tok/s per watt of those that nothing contaminated."
+        )
     marks = {
         "* contaminated, not this quant's speed: see its verdict": any(
             arm.tainted or tainted(arm.verdicts, "prompt") for arm in found.arms
@@ -422,6 +432,15 @@ def _arm(state: State, arm: ArmSummary, known: Arm, folder: Path | None) -> Iter
             f"over {gen.n} repetitions",
             2,
         )
+    if arm.decode is not None and arm.decode.clean is not None:
+        found = arm.decode.clean
+        yield Line(
+            f"gen, clean-only: {significant(found.tok_s)} tok/s over the {significant(found.seconds)} of "
+            f"{significant(found.of)} s that nothing contaminated",
+            2,
+        )
+    if arm.placed:
+        yield Line(_placed(arm.placed), 2)
     if arm.disturbed:
         times = f"{arm.disturbed} repetition{'s' if arm.disturbed > 1 else ''}"
         yield Line(f"{times} done again: a key was answered", 2)
@@ -517,8 +536,31 @@ def _energy(arm: ArmSummary) -> str:
     energy = arm.energy
     if energy is None or energy.joules_per_token is None:
         return f"energy: the {energy.source if energy else 'counter'} gave nothing to go by"
-    per_watt = significant(energy.tok_s_per_w)
-    return f"energy: {significant(energy.joules_per_token)} J/token, {per_watt} tok/s/W ({energy.source})"
+    star = "*" if energy.tainted else ""
+    rest = "idle power was not measured and is in it"
+    if energy.idle_watts is not None:
+        rest = (
+            f"{significant(energy.idle_watts)} W of the idle machine subtracted, "
+            f"{significant(energy.gross_joules_per_token)} J/token with it"
+        )
+    why = next((v.code for v in arm.verdicts if v.kind == "contaminated"), "")
+    doubt = f"; * {why}: no measure of this quant, and in no ranking" if energy.tainted else ""
+    return (
+        f"energy: {significant(energy.joules_per_token)}{star} J/token, "
+        f"{significant(energy.tok_s_per_w)}{star} tok/s/W ({energy.source}; {rest}){doubt}"
+    )
+
+
+def _placed(placed: Placed) -> str:
+    """`layers 33/33 on the GPU; weights, KV and buffers 8.1 GB, the driver counts 8.3 GB`."""
+    text = f"layers {placed.layers}/{placed.of} on the GPU"
+    if placed.reserved is not None:
+        text += f"; weights, KV cache and buffers {size(placed.reserved)}"
+    if placed.counted is not None:
+        text += f", the driver counts {size(placed.counted)}"
+    if placed.doubtful and placed.gap is not None:
+        text += f": [!] {percent(placed.gap)} % apart, something else is on the device or less is offloaded than said"
+    return text
 
 
 def _evidence(evidence: dict[str, float | str]) -> str:

@@ -20,15 +20,17 @@ import psutil
 
 from quanttui import __version__, headless, session
 from quanttui import events as e
+from quanttui.diagnosis import thresholds
 from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.measure import corpus, divergence
 from quanttui.models import sources
-from quanttui.probes import host
+from quanttui.probes import bandwidth, host
 from quanttui.probes.memory import limits
 from quanttui.probes.sampler import Sampler
+from quanttui.state import State
 from quanttui.sweep import plan, room
 from quanttui.sweep.runner import Options, Sweep
 
@@ -98,7 +100,35 @@ def launch(request: Request) -> int:
     try:
         return _headless(sweep, request) if request.headless else _screen(sweep, request)
     finally:
+        _remember(writer.state, request.cache_dir)
         writer.close()
+
+
+BANDWIDTH = "bandwidth.json"
+"""In the cache folder: the read bandwidths that earlier sessions measured on this machine."""
+
+
+def _recall(writer: session.Writer, cache: Path) -> None:
+    """Tell the session what earlier ones measured."""
+    machine = writer.state.host
+    known = bandwidth.recall(cache / BANDWIDTH, machine, writer.state.settings.threads) if machine else None
+    if known is not None:
+        writer.append(known)
+
+
+def _remember(state: State, cache: Path) -> None:
+    """Keep the bandwidths found next to the quants that this process measured, one of each, for later sessions."""
+    begun = state.resumed[-1] if state.resumed else 0.0
+    each = [
+        max(one.gb_s for one in attempt.ceilings if one.how == "measured" and one.device == "cpu" and one.gb_s)
+        for arm in state.arms.values()
+        for attempt in arm.attempts
+        if any(
+            one.how == "measured" and one.device == "cpu" and one.gb_s and one.t >= begun for one in attempt.ceilings
+        )
+    ]
+    if state.host is not None:
+        bandwidth.remember(cache / BANDWIDTH, state.host, state.settings.threads, each)
 
 
 class _Thread:
@@ -221,6 +251,7 @@ def _opened(request: Request) -> session.Writer:
             pid_started=psutil.Process().create_time(),
         )
     )
+    _recall(writer, request.cache_dir)
     session.write_manifest(folder, session.manifest(writer.state))
     return writer
 
@@ -270,8 +301,13 @@ def _same_text(folder: Path, settings: e.Settings) -> None:
 
 
 def _settings(request: Request) -> e.Settings:
-    """The settings with what only this machine can say filled in: threads, the text's path and digest."""
+    """The settings with what only this machine can say filled in: threads, the text's path and digest.
+
+    Raises:
+        UserError: the text cannot be had, or a threshold is none.
+    """
     settings = request.settings
+    thresholds.check(dict(settings.thresholds))
     changes: dict[str, object] = {"text": ""}
     if settings.threads == 0:
         changes["threads"] = host.host().cores

@@ -15,16 +15,28 @@ import msgspec
 
 from quanttui import events as e
 from quanttui import session
-from quanttui.diagnosis import drift
+from quanttui import state as fold
+from quanttui.diagnosis import ceilings, drift, roofline
 from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
 from quanttui.errors import UserError
 from quanttui.models import header, label, quantize
+from quanttui.probes import apple
 from quanttui.sweep import base, plan, room, schedule
 from quanttui.sweep.schedule import Step
 
+KERNELS = "kernels.json"
+"""In the cache folder: the rates of ggml's kernels on this machine."""
+
 QUIET_HZ = 1.0
 """Readings a second while a decode or a prompt fills every core: each one stops one of its threads, and with it all."""
+
+REST_SECONDS = 3.0
+"""For so long the idle machine's power is measured where there is a counter of energy: NVML's and RAPL's count at least
+once in 0.1 s."""
+
+LEAST_OF_TYPES = 0.02
+"""Tensor types that make less of what a token reads have no part in its speed."""
 
 AHEAD = 4
 """How many perplexity units are asked for at once where one can be scored while the next is decoded."""
@@ -46,6 +58,7 @@ class Sampler(Protocol):
     def start(self) -> None: ...
     def watch(self, pid: int | None) -> None: ...
     def rate(self, hz: float) -> None: ...
+    def sample_now(self) -> e.Sample: ...
     def stop(self) -> None: ...
 
 
@@ -132,6 +145,8 @@ class Sweep:
         try:
             with ExitStack() as held:
                 held.callback(self._close_all)
+                self._obey()
+                self._rest()
                 self._all()
             outcomes = {arm.outcome for arm in self.writer.state.arms.values()}
             outcome = "ok" if outcomes <= {"ok", "skipped"} else "failed"
@@ -147,6 +162,17 @@ class Sweep:
         if self.error is not None:
             raise self.error
         return outcome
+
+    def _rest(self) -> None:
+        """What the machine takes while nothing computes, where a counter tells it and this sweep did not ask it yet."""
+        state = self.writer.state
+        if state.idle is not None or fold.energy_counter(self._sampler.sample_now().readings) is None:
+            return
+        with self._phase("", "idle"):
+            self._sampler.sample_now()
+            if self._stopping.wait(REST_SECONDS):
+                raise Stopped
+            self._sampler.sample_now()
 
     def _all(self) -> None:
         """Step after step, as the schedule says."""
@@ -247,6 +273,9 @@ class Sweep:
             self.writer.sync()
         elif step.phase == "cool":
             self._cool(step)
+        elif step.phase == "bandwidth":
+            engine = self._engine_of(step)
+            self._probe(engine, step.arm, step.attempt, "after")
         else:
             engine = self._engine_of(step)
             self._pace(step)
@@ -351,11 +380,69 @@ class Sweep:
         engine = self._start(arm if number == 1 else f"{arm}.{number}")
         self._loaded[arm, number] = engine
         attempt = next((one for one in self.writer.state.arms[arm].attempts if one.number == number), None)
-        if attempt is None or not attempt.ceilings:
-            with self._phase(arm, "bandwidth", number):
-                self._ask(engine, protocol.Bandwidth(arm=arm, file=str(file), threads=settings.threads))
+        fresh = attempt is None or not attempt.ceilings
+        if fresh:
+            self._probe(engine, arm, number, "before")
         with self._phase(arm, "load", number):
             self._ask(engine, protocol.Load(arm=arm, attempt=number, file=str(file), settings=settings))
+        if fresh:
+            self._ceilings(engine, arm, number)
+
+    def _probe(self, engine: Engine, arm: str, number: int, when: str) -> None:
+        """Measure the bandwidth of the host's memory over the arm's file."""
+        started = self.writer.state.arms[arm].file
+        if started is not None:
+            with self._phase(arm, "bandwidth", number):
+                threads = self.settings.threads
+                self._ask(engine, protocol.Bandwidth(arm=arm, file=started.file, threads=threads, when=when))
+
+    def _ceilings(self, engine: Engine, arm: str, number: int) -> None:
+        """What else the arm's speed is held against: bandwidths that are configured or looked up, those of the devices
+        that hold its layers, and the arithmetic of its tensor types."""
+        known = self.writer.state.arms[arm]
+        loaded = next((one.loaded for one in known.attempts if one.number == number), None)
+        if known.file is None or loaded is None:
+            return
+        for device, gb_s in self.settings.bandwidth:
+            self._append(e.Ceiling(arm=arm, how="configured", gb_s=gb_s, device=device, over="config"))
+        on_device = sorted(name for name in loaded.buffers if ceilings.device_of(name) != "cpu")
+        with self._phase(arm, "bandwidth", number):
+            for name in on_device if loaded.gpu_layers else ():
+                self._device(engine, arm, name)
+            types = roofline.active_types(known.file.shape)
+            wanted = tuple(name for name, size in types.items() if size >= LEAST_OF_TYPES * sum(types.values()))
+            name = on_device[0] if on_device and loaded.gpu_layers >= loaded.layers else "cpu"
+            self._ask(
+                engine,
+                protocol.Kernels(
+                    arm=arm,
+                    types=wanted,
+                    threads=self.settings.threads,
+                    cache=str(self.options.cache / KERNELS),
+                    build=self._build(),
+                    device=name,
+                    named=ceilings.device_of(name),
+                ),
+            )
+
+    def _device(self, engine: Engine, arm: str, name: str) -> None:
+        """The bandwidth of a device: what its makers say, and how fast it copies."""
+        state, named = self.writer.state, ceilings.device_of(name)
+        peak = state.readings.get(f"{named}.bandwidth")
+        over = "bus width x memory clock"
+        if peak is None and state.host is not None and (table := apple.looked_up(state.host.cpu)) is not None:
+            peak, over = table * 1e9, "table of chips"
+        if peak is not None:
+            self._append(e.Ceiling(arm=arm, how="looked up", gb_s=peak / 1e9, device=named, over=over))
+        file = self.writer.state.arms[arm].file
+        if file is not None:
+            request = protocol.Bandwidth(arm=arm, file=file.file, threads=1, device=name, named=named)
+            self._ask(engine, request)
+
+    def _build(self) -> str:
+        """The llama.cpp that measures, by all that tells one from another."""
+        built = self.writer.state.build
+        return f"{built.llama_cpp_python} {built.llama_cpp} {built.system_info}" if built else ""
 
     def _start(self, name: str) -> Engine:
         engine = self._start_engine(session.part(self.writer.folder, "stderr", f"{name}.txt"), self.writer.origin_ns)

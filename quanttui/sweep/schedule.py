@@ -19,7 +19,7 @@ import msgspec
 
 from quanttui import events as e
 from quanttui.decide import paired
-from quanttui.diagnosis import drift, roofline
+from quanttui.diagnosis import ceilings, drift
 from quanttui.state import Arm, State
 from quanttui.sweep import plan
 
@@ -29,8 +29,8 @@ against the base, the base goes on to GROWTH times as many: few reloads, and lit
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What to do next: `units` of one phase of an arm. With `phase` count: how many chunks its text makes; cool: wait
-    for the machine to be what it was; done: nothing is left of the arm."""
+    """What to do next: `units` of one phase of an arm. With `phase` count: how many chunks its text makes; bandwidth:
+    of the memory, once more; cool: wait for the machine to be what it was; done: nothing is left of the arm."""
 
     arm: str
     phase: str
@@ -50,7 +50,10 @@ def following(state: State, counted: Mapping[str, int], together: bool = False, 
     arms = [arm for arm in state.ordered if arm.outcome in ("planned", "running")]
     turns = state.settings.schedule != "sequential"
     step = _in_turns(state, arms, together) if turns else None
-    step = step or _again(state, slow=True) or _first(state, arms, counted, ahead) or _again(state, slow=False)
+    step = step or _again(state, slow=True)
+    if not any(arm.outcome == "running" for arm in arms):
+        step = step or _asked(state)
+    step = step or _first(state, arms, counted, ahead) or _again(state, slow=False) or _asked(state)
     return (None if turns else _anchor(state, step)) or step
 
 
@@ -80,6 +83,8 @@ def _first(state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int
         number = _number(arm)
         if step := _speed(state, arm, number):
             return step
+        if _is_unprobed(state, arm):
+            return Step(arm.id, "bandwidth", number)
         if number > 1 or not plan.wants_perplexity(state.settings):
             return Step(arm.id, "done", number)
         if (known := arm.chunks_planned or counted.get(arm.id)) is None:
@@ -91,6 +96,18 @@ def _first(state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int
             return Step(arm.id, "done")
         waiting = True
     return _for_those_who_wait(state, arms, counted) if waiting else None
+
+
+def _is_unprobed(state: State, arm: Arm) -> bool:
+    """Whether the bandwidth is to be measured again right after the arm's decode: a neighbour may have come meanwhile.
+
+    Where arms take turns there is no such moment, and where layers are on a device the host's memory says little.
+    """
+    attempt = arm.attempt
+    if attempt is None or not attempt.decode or state.settings.schedule != "sequential":
+        return False
+    offloaded = attempt.loaded is not None and attempt.loaded.gpu_layers > 0
+    return not offloaded and not any(one.when == "after" for one in attempt.ceilings)
 
 
 def _chunks(state: State, arm: Arm, units: tuple[e.Unit, ...]) -> list[e.Unit] | None:
@@ -179,10 +196,19 @@ def _again(state: State, slow: bool) -> Step | None:
     for arm in state.arms.values():
         if arm.outcome != "ok" or _number(arm) > 1 or arm.attempt is None or not arm.attempt.decode:
             continue
-        if slow and roofline.is_slow(state, arm):
+        if slow and ceilings.is_slow(state, arm):
             return _speed(state, arm, 2)
         if not slow and drift.of(state, arm) is not None:
             return _cooled(state, arm) or _speed(state, arm, 2)
+    return None
+
+
+def _asked(state: State) -> Step | None:
+    """Speed once more of an arm for which somebody asked: never amid another one."""
+    for name, number in state.rerun.items():
+        arm = state.arms.get(name)
+        if arm is not None and arm.outcome not in ("planned", "running") and _number(arm) < number:
+            return _speed(state, arm, number)
     return None
 
 

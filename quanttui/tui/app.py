@@ -115,6 +115,7 @@ class Monitor(App[str], inherit_bindings=False):
         self.folder = folder
         self._mode, self._disturb = mode, disturb
         self._pace, self._rates = Pace(), ORDINARY
+        self._alarms: set[tuple[str, str, str]] = set()
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self.cursor = _cursor(folder, mode, speed, at, still)
         self.feed = log.Feed(folder, ended=self._unit_ended)
@@ -231,7 +232,7 @@ class Monitor(App[str], inherit_bindings=False):
                 self._chasing = True
                 self.set_timer(CATCHING_UP, self._chase)
             return
-        if self._sought:
+        if self._sought or self._alarmed():
             self._sought = False
             self._pace.hurry()
         if self.feed.error:
@@ -245,6 +246,17 @@ class Monitor(App[str], inherit_bindings=False):
         due = self._pace.due(now, wanted, free)
         if due:
             self._paint(due, wanted.words)
+
+    def _alarmed(self) -> bool:
+        """Whether something contaminates the unit under way that was not seen there before: no reason to wait for the
+        next whole frame."""
+        running = self.state.running
+        if self.cursor.mode != LIVE or running is None:
+            return False
+        now = {(running.unit.arm, v.phase, v.code) for v in verdicts.live(self.state) if v.kind == "contaminated"}
+        fresh = now - self._alarms
+        self._alarms |= now
+        return bool(fresh)
 
     @property
     def _quiet(self) -> bool:
@@ -400,6 +412,29 @@ class Monitor(App[str], inherit_bindings=False):
         """Have the verdicts on this quant spelled out."""
         self._selected = arm
         self.repaint()
+
+    def action_rerun(self) -> None:
+        """Ask whoever runs the sweep to measure the selected quant's speed once more."""
+        chosen = self._selected if self._selected in self.state.arms else self.state.arm
+        arm = self.state.arms.get(chosen)
+        if arm is None or arm.outcome in ("planned", "running"):
+            name = clean(chosen, 24) or "no quant"
+            self._say(f"{name}: has not been measured yet: select one that was (tab)", "warn")
+        elif self._mode == REPLAY or self._over:
+            how = f"quanttui run --resume {self.folder} runs it"
+            self._ask("rerun", chosen, f"{clean(chosen, 24)}: asked for; {how}")
+        else:
+            self._ask("rerun", chosen, f"{clean(chosen, 24)}: runs again after the quant under way")
+        self.repaint()
+
+    def _ask(self, act: str, arm: str, said: str) -> None:
+        """Leave a request for the sweep, from any viewer."""
+        try:
+            session.request(self.folder, act, arm)
+        except OSError as error:
+            self._say(f"{error.filename}: {error.strerror}: the request could not be left", "bad")
+        else:
+            self._say(said, "ok")
 
     def action_theme(self) -> None:
         names = sorted(self._themes)

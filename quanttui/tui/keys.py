@@ -33,6 +33,10 @@ ACTIONS = (
         "next_quant", ("tab", "j", "down"), "tab", "quant",
         "select the next quant, shift+tab the one before (also j k and the arrows)", 5,
     ),
+    Action(
+        "rerun", ("r",), "r", "re-run",
+        "measure the speed of the selected quant once more, in a fresh process", 8,
+    ),
     Action("previous_quant", ("shift+tab", "k", "up"), "k", "", "", 0),
     Action(
         "snapshot", ("s",), "s", "snapshot",
@@ -53,7 +57,7 @@ MARKS = (
     ("[=]", "explained: what sets this speed"),
     ("[ok]", "done; [i] information, [x] failed"),
     ("✓ ! ▶ ◐ · ✗", "done, done with a doubt, under way, begun but waiting, to come, failed"),
-    ("*  …  ~", "tainted, still running, predicted"),
+    ("*  …  ~", "tainted (in no ranking), still running, predicted"),
     ("±95", "95 % confidence sequence: right whenever one looks and stops"),
     ("call", "perplexity against the base's by that: within, worse, better, open"),
     ("bus", "achieved GB/s of the measured ceiling; A is the bytes that one token reads"),

@@ -10,7 +10,7 @@ import msgspec
 
 from quanttui import state as fold
 from quanttui.diagnosis import windows
-from quanttui.diagnosis.verdicts import Verdict
+from quanttui.diagnosis.case import Verdict
 from quanttui.diagnosis.windows import Bounds, Window
 from quanttui.format import ABSENT, clean, gib, percent, significant, size
 from quanttui.series import Series
@@ -38,6 +38,7 @@ PLACES = {
     "page-in-thrash": "reread",
     "settling": "reread",
     "vram-spill": "gpu",
+    "gpu-contention": "gpu",
     "partial-offload": "gpu",
     "throttled": "gpu",
 }
@@ -642,10 +643,13 @@ def power(at: Now) -> tuple[Metric, Panel]:
             "6 power", "no counter", "dim", "power", why=f"no counter: {why}"
         )
     value = f"{significant(watts)} W" if watts is not None else "not yet"
-    note = f"{significant(efficiency)} tok/s/W" if efficiency is not None else ""
+    star = "*" if energy is not None and energy.tainted else ""
+    note = f"{significant(efficiency)}{star} tok/s/W" if efficiency is not None else ""
+    if energy is not None and energy.idle_watts is not None and note:
+        note += f", idle {significant(energy.idle_watts)} W off"
     left: list[tuple[str, str]] = [(value, "power")]
     if per is not None:
-        left.append((f"   {significant(per)} J/token", "text"))
+        left.append((f"   {significant(per)}{star} J/token", "text"))
     source = counted.source if counted else (fold.energy_counter(state.readings) or ("", 0))[0]
     trace = at.charts.power
     panel = Panel(

@@ -6,10 +6,10 @@ same view, be it live, attached, replayed or a snapshot.
 
 from __future__ import annotations
 
-from quanttui.diagnosis.verdicts import Verdict
-from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant
+from quanttui.diagnosis.case import Verdict
+from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant, size
 from quanttui.state import State
-from quanttui.summary import ArmSummary, Summary, at_most, eta, peak, phase_left, share_done, tainted
+from quanttui.summary import ArmSummary, Energy, Summary, at_most, eta, peak, phase_left, share_done, tainted
 from quanttui.transport import FROZEN, LIVE, Cursor
 from quanttui.tui import panels
 from quanttui.tui.panels import LEVELS, Charts, Now
@@ -296,8 +296,8 @@ def _row(at: Now, one: ArmSummary) -> Row:
         "call": _call(at, one),
         "kld": _kld(at, one),
         "top": (f"{100 * one.kld.found.same_top.value:.1f}", "text") if one.kld else _kld(at, one),
-        "energy": (significant(energy.joules_per_token if energy else None), "text"),
-        "efficiency": (significant(energy.tok_s_per_w if energy else None), "text"),
+        "energy": _joules(energy.joules_per_token if energy else None, energy),
+        "efficiency": _joules(energy.tok_s_per_w if energy else None, energy),
         "peak": (significant(most / unit), "text")
         if most is not None
         else (f"~{significant(needs / unit)}" if needs else ABSENT, "dim"),
@@ -309,6 +309,12 @@ def _row(at: Now, one: ArmSummary) -> Row:
 def _speed(value: float, sd: float | None, mark: str) -> Span:
     error = f" ±{significant(sd, 2)}" if sd is not None else ""
     return f"{significant(value)}{mark}{error}", "bad" if mark == "*" else "text"
+
+
+def _joules(value: float | None, energy: Energy | None) -> Span:
+    """A figure of energy, starred where the decoding was contaminated."""
+    star = value is not None and energy is not None and energy.tainted
+    return f"{significant(value)}{'*' if star else ''}", "bad" if star else "text"
 
 
 def _guess(value: float | None) -> Span:
@@ -404,6 +410,14 @@ def _verdict(state: State, summary: Summary, chosen: str) -> tuple[Line, ...]:
             lines.append(_spelled(name, verdict))
     lines += [called] if called else []
     lines += _deeper(name, one)
+    if one.decode is not None and one.decode.clean is not None:
+        found = one.decode.clean
+        said = f"{significant(found.tok_s)} tok/s over the {significant(found.seconds)} of {significant(found.of)} s"
+        lines.append(((f"{name} gen ", "text"), (f"clean-only: {said} that nothing contaminated", "text")))
+    if one.placed is not None and one.placed.doubtful:
+        apart = percent(one.placed.gap)
+        said = f"the driver counts {size(one.placed.counted)} on the GPU, llama.cpp says {size(one.placed.reserved)}"
+        lines.append(((f"{name} ", "text"), ("[!] ", "warn"), (f"{said}: {apart} % apart", "text")))
     if one.disturbed:
         times = f"{one.disturbed} repetition{'s' if one.disturbed > 1 else ''}"
         lines.append(((f"{name} ", "text"), ("[i] ", "info"), (f"{times} done again: a key was answered", "text")))
@@ -442,7 +456,10 @@ def _deeper(name: str, one: ArmSummary) -> list[Line]:
     lines: list[Line] = []
     for depth in one.deeper:
         known = [("prompt", depth.prompt), ("gen", depth.decode)]
-        said = ", ".join(f"{kind} {significant(x.tok_s)} {panels.within(x.radius)}" for kind, x in known if x)
+        stars = {"prompt": "*" if depth.prompt_tainted else "", "gen": "*" if depth.decode_tainted else ""}
+        said = ", ".join(
+            f"{kind} {significant(x.tok_s)}{stars[kind]} {panels.within(x.radius)}" for kind, x in known if x
+        )
         lines.append(((f"{name} ", "text"), (f"at depth {depth.depth}: {said} tok/s (95 %)", "text")))
     return lines
 

@@ -12,7 +12,7 @@ from quanttui.tui.widgets.sheet import crop, cut, length, pad, rule, shown, side
 
 LETTERS = {
     "quantize": "Q", "hash": "H", "load": "L", "bandwidth": "B", "warm": "W", "prompt": "P", "decode": "G",
-    "perplexity": "X", "task": "T", "cool": "C", "anchor": "A",
+    "perplexity": "X", "task": "T", "cool": "C", "anchor": "A", "idle": "I",
 }  # fmt: skip
 """A phase's letter in the lane."""
 

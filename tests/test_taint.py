@@ -1,0 +1,195 @@
+"""Tainted stretches: found where they were, kept for ever, and left out of the clean-only speed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import builders
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quanttui import state as fold
+from quanttui.diagnosis import taint, thresholds, verdicts, windows
+from quanttui.diagnosis.taint import CPU, PAGE_IN, SWAP
+from quanttui.diagnosis.windows import Bounds, Part
+from quanttui.summary import summarize
+
+ACTIVE = 1e9
+HELD = Bounds(active=ACTIVE, resident=1.1e9, threads=2, offloaded=0)
+
+
+def part(at: float, seconds: float = 1.0, tokens: float = 10.0, **seen: float) -> Part:
+    """A second of clean decoding, but for what is said: `again` is a share of the active bytes read from the file."""
+    again = seen.get("again", 0.0) * ACTIVE * tokens
+    return Part(
+        at=0.0, start=at, tokens=tokens, passes=tokens, seconds=seconds, tok_s=tokens / seconds, read=again,
+        majflt=50.0 if again else 0.0, swap_in=again if seen.get("swap") else 0.0, zswap_in=0.0,
+        cpu=2 * seconds * seen.get("cpu", 0.97), cpu_seconds=seconds,
+    )  # fmt: skip
+
+
+def stretch(*shares: float, name: str = "again", **more: float) -> list[Part]:
+    return [part(float(place), **{name: share}, **more) for place, share in enumerate(shares)]
+
+
+def found(parts: list[Part], limits: thresholds.Thresholds = thresholds.DEFAULTS) -> taint.Found:
+    return taint.found(parts, set(), HELD, limits)
+
+
+def test_a_clean_phase_has_no_stretches_and_needs_no_clean_only_speed() -> None:
+    assert found(stretch(0, 0, 0.0009, 0)) == taint.Found()
+
+
+def test_a_stretch_begins_at_one_percent_and_lasts_until_re_reading_is_over() -> None:
+    """Between the two lines it stays what it was: no flag that comes and goes."""
+    (one,) = found(stretch(0, 0.02, 0.005, 0.003, 0.001, 0.005)).intervals
+    assert (one.code, one.start, one.end, one.worst) == (PAGE_IN, 1.0, 4.0, pytest.approx(0.02))
+
+
+def test_what_came_from_swap_is_told_from_what_came_from_the_file() -> None:
+    (one,) = found(stretch(0, 0.5, 0, swap=1.0)).intervals
+    assert one.code == SWAP
+
+
+def test_the_clean_only_speed_is_of_the_tokens_outside() -> None:
+    parts = [part(0.0), part(1.0, tokens=1, again=0.5), part(2.0), part(3.0)]
+    clean = found(parts).clean
+    assert clean is not None
+    assert (clean.tok_s, clean.seconds, clean.of) == (10.0, 3.0, 4.0)
+
+
+def test_nothing_is_clean_where_all_of_it_was_contaminated() -> None:
+    assert found(stretch(0.5, 0.4, 0.6)).clean is None
+
+
+@pytest.mark.parametrize(
+    ("shares", "settled"),
+    [([0.5, 0.2, 0, 0, 0, 0], 4.0), ([0, 0.5, 0, 0, 0], 0.0), ([0.5, 0, 0.5, 0, 0], 0.0), ([0.5, 0.4], 0.0)],
+)
+def test_it_settled_where_only_the_beginning_was_contaminated(shares: list[float], settled: float) -> None:
+    assert found(stretch(*shares)).settled == settled
+
+
+def test_little_cpu_time_convicts_over_three_seconds_and_not_over_one() -> None:
+    assert not found(stretch(0.97, 0.97, 0.4, 0.97, 0.97, 0.97, name="cpu")).intervals
+    (one,) = found(stretch(0.97, 0.97, 0.97, 0.4, 0.4, 0.4, 0.97, 0.97, 0.97, 0.97, name="cpu")).intervals
+    assert one.code == CPU
+    assert one.start <= 3.0 and one.end >= 6.0
+    assert one.worst == pytest.approx(0.4)
+
+
+def test_threads_that_wait_for_storage_are_not_said_to_lack_the_cpu() -> None:
+    both = [part(float(at), again=0.5, cpu=0.2) for at in range(6)]
+    assert {one.code for one in found(both).intervals} == {PAGE_IN}
+
+
+def test_little_cpu_time_of_an_offloaded_model_is_no_contention() -> None:
+    held = msgspec.structs.replace(HELD, offloaded=33)
+    assert not taint.found(stretch(*[0.3] * 9, name="cpu"), set(), held, thresholds.DEFAULTS).intervals
+
+
+def test_the_first_reading_after_a_load_is_none_of_it() -> None:
+    cold = [msgspec.structs.replace(one, read=0.3 * ACTIVE, majflt=0.0) for one in stretch(0, 0, 0, 0)]
+    assert not taint.found(cold, {0.0}, HELD, thresholds.DEFAULTS).intervals
+    assert taint.found(cold, set(), HELD, thresholds.DEFAULTS).intervals
+
+
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.004, 0.02, 0.9]), min_size=1, max_size=40))
+def test_every_convicting_second_lies_in_a_stretch_and_no_clean_one_does(shares: list[float]) -> None:
+    parts = stretch(*shares)
+    intervals = found(parts).intervals
+    for one, share in zip(parts, shares, strict=True):
+        inside = any(i.start <= one.start < i.end for i in intervals)
+        assert inside or share < thresholds.DEFAULTS.contaminated
+        assert not inside or share >= thresholds.DEFAULTS.edge
+    assert all(a.end <= b.start for a, b in pairwise(intervals))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.02, 0.5]), min_size=1, max_size=20),
+    st.lists(st.sampled_from([0.0, 0.02, 0.5]), max_size=20),
+)
+def test_a_stretch_that_was_found_stays_found_whatever_comes_after(before: list[float], after: list[float]) -> None:
+    first, later = found(stretch(*before)).intervals, found(stretch(*before, *after)).intervals
+    assert [one.start for one in first] == [one.start for one in later][: len(first)]
+    assert all(ours.end <= theirs.end for ours, theirs in zip(first, later, strict=False))
+
+
+# From events.
+
+LONG = builders.Arm("Q8_0", tok_s=18.0, tokens=90, repetitions=6)
+
+
+def judged(arm: builders.Arm, **changes: object) -> tuple[fold.State, list[str]]:
+    now = builders.state(arm, **changes)
+    return now, [one.code for one in verdicts.of_arm(now, now.arms[arm.name]) if one.phase == "decode"]
+
+
+def test_one_contaminated_repetition_marks_the_figure_though_the_mean_of_all_hides_it() -> None:
+    """2 % of the bytes in one repetition of six are 0.3 % over all: under the line, and still a marked figure."""
+    now, codes = judged(replace(LONG, page_in=0.02, only=(2,)))
+    assert codes == ["page-in-thrash"]
+    row = summarize(now).arms[0]
+    assert row.tainted and row.decode is not None and row.decode.clean is not None
+    assert 0.7 <= row.decode.clean.seconds / row.decode.clean.of <= 0.9
+    assert row.decode.clean.tok_s == pytest.approx(18.0, rel=0.02)
+
+
+def test_a_neighbour_in_one_long_repetition_marks_the_figure() -> None:
+    now, codes = judged(replace(LONG, cpu=0.5, only=(3,)))
+    assert codes == ["cpu-contention"]
+    (one,) = [v for v in verdicts.of_arm(now, now.arms["Q8_0"]) if v.code == "cpu-contention" and v.phase == "decode"]
+    assert one.words.startswith("cpu for ")
+
+
+def test_what_was_re_read_at_the_beginning_only_has_settled() -> None:
+    now, codes = judged(replace(LONG, swap=0.05, only=(0, 1)))
+    assert codes == ["settling"]
+    (one,) = [v for v in verdicts.of_arm(now, now.arms["Q8_0"]) if v.code == "settling"]
+    assert one.kind == "contaminated" and "swap" in one.sentence and "18" in one.sentence
+
+
+def test_a_clean_sweep_has_no_stretch_at_any_moment() -> None:
+    for now in builders.states(builders.events(LONG)):
+        for one in now.arms.values():
+            for attempt in one.attempts:
+                held = windows.bounds(now, one, attempt, "decode")
+                if held is not None:
+                    assert not taint.of(now, one, attempt, "decode", held, thresholds.DEFAULTS).intervals
+
+
+def test_a_deeper_depth_is_marked_by_its_own_counters() -> None:
+    asked = builders.settings(depths=(0, 4096), prompt=0)
+    clean = summarize(builders.state(LONG, settings=asked)).arms[0].deeper
+    bad = summarize(builders.state(replace(LONG, page_in=0.05), settings=asked)).arms[0].deeper
+    assert [(one.decode_tainted, one.prompt_tainted) for one in clean] == [(False, False)]
+    assert [(one.decode_tainted, one.prompt_tainted) for one in bad] == [(True, False)]
+
+
+# Onset.
+
+
+@pytest.mark.parametrize(
+    ("arm", "code"),
+    [
+        (replace(LONG, page_in=0.02, only=(3,)), "page-in-thrash"),
+        (replace(LONG, swap=0.02, only=(3,)), "swap-contaminated"),
+        (replace(LONG, cpu=0.5, only=(3,)), "cpu-contention"),
+    ],
+)
+def test_what_begins_amid_a_phase_is_seen_within_three_seconds(arm: builders.Arm, code: str) -> None:
+    """Three clean repetitions of 5 s lie behind it: their evidence does not drown what begins now."""
+    began = None
+    for now in builders.states(builders.events(arm, settings=builders.settings(prompt=0))):
+        running = now.running
+        if running is not None and running.unit.index == 3 and running.unit.kind == "decode":
+            began = running.at if began is None else began
+        seen = [one.code for one in verdicts.live(now) if one.kind == "contaminated"]
+        if seen:
+            assert began is not None and seen == [code]
+            assert now.t - began <= 3.0
+            return
+    pytest.fail("never flagged")
