@@ -275,7 +275,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The engine's own counters, as differences over one unit's timed region, and its memory at the end of it.
 
     `cpu_ns` is user + system time of all its threads; `read` bytes fetched from storage; `swap_in` and `zswap_in`
-    are the machine's, in bytes, over the same region.
+    are the machine's, in bytes, over the same region, and `busy_ns` is the time of all processes on all its cores.
     """
 
     cpu_ns: int | None = None
@@ -286,6 +286,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     nivcsw: int | None = None
     swap_in: int | None = None
     zswap_in: int | None = None
+    busy_ns: int | None = None
     rss: int | None = None
     anonymous: int | None = None
 

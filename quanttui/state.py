@@ -42,8 +42,8 @@ GROWING = (
 )
 """Counters whose growth is kept for every slice of a timed unit."""
 
-SLICE = 1.0
-"""Seconds of a timed unit that go together at least."""
+SLICE = 0.9
+"""Seconds of a timed unit that go together at least: a little less than the second between readings in the quiet."""
 
 SLICES = 512
 """How many slices an attempt keeps; more of them are joined two by two."""
@@ -389,9 +389,9 @@ def energy_counter(readings: dict[str, float]) -> tuple[str, float] | None:
     """The energy counter to believe, with its name, in joules: the GPUs' where there are any, else the package's."""
     joules = total(readings, "energy")
     if joules is not None:
-        return "NVML energy counter", joules
+        return "GPU energy counter", joules
     package = readings.get("package.energy")
-    return None if package is None else ("RAPL package counter", package)
+    return None if package is None else ("package energy counter (RAPL, IOReport)", package)
 
 
 def _devices(readings: dict[str, float], name: str) -> list[float]:

@@ -44,7 +44,8 @@ class Arm:
     reads: whether the host tells what a process reads (macOS does not). again: decode tok/s of further attempts.
     watts: of the package, None where there is no counter.
     only: the decode repetitions in which swap, page_in, cpu and others are as said; empty: all of them.
-    others: cores that other processes use. after: GB/s measured again after decoding, None where it is not measured.
+    others: cores that other processes use; None: those that its threads lack. after: GB/s measured again after
+        decoding, None where it is not measured.
     kernels: C(type) in GB/s. gpu: readings of gpu0 in every sample, `gpu_before` before it is loaded.
     kld: mean KL divergence from the first arm's logits, in nats; None without. disturbed: decode repetitions that are
     done again.
@@ -80,7 +81,7 @@ class Arm:
     kv: str = ""
     disturbed: int = 0
     only: tuple[int, ...] = ()
-    others: float = 0.0
+    others: float | None = None
     after: float | None = None
     kernels: dict[str, float] = field(default_factory=dict)
     gpu: dict[str, float] = field(default_factory=dict)
@@ -334,7 +335,7 @@ class Log:
         seconds = unit.tokens * each
         before = dict(self.counters)
         spared = unit.kind == "decode" and arm.only and unit.index not in arm.only
-        quiet = replace(arm, swap=0.0, page_in=0.0, cpu=max(arm.cpu, 0.97), others=0.0)
+        quiet = replace(arm, swap=0.0, page_in=0.0, cpu=max(arm.cpu, 0.97), others=None)
         rates = self.rates(quiet if spared else arm, unit, seconds)
         told, told_at = 0, begun
         ends = [begun + k * each for k in range(1, unit.tokens + 1)] if unit.kind == "decode" else []
@@ -370,9 +371,13 @@ class Log:
             "engine.majflt": (3 + 1000 * again) * scale if again else 0.0,
             "swap.in": (arm.swap * active + arm.neighbour_swap) * scale,
             "engine.cpu": arm.cpu * self.settings.threads,
-            "cpu.busy": arm.cpu * self.settings.threads + arm.others,
+            "cpu.busy": arm.cpu * self.settings.threads + self.others(arm),
             "package.energy": arm.watts or 0.0,
         }
+
+    def others(self, arm: Arm) -> float:
+        lacked = (1 - arm.cpu) * self.settings.threads
+        return (lacked if arm.cpu < 0.9 else 0.0) if arm.others is None else arm.others
 
     def samples(self, end: float) -> list[float]:
         first = max(self.sampled + SAMPLE_EVERY, self.t)
@@ -398,10 +403,11 @@ class Log:
         def grown(name: str) -> int | None:
             return round(self.counters[name] - before[name]) if name in before else None
 
-        cpu = self.counters["engine.cpu"] - before["engine.cpu"]
+        cpu, busy = (self.counters[name] - before[name] for name in ("engine.cpu", "cpu.busy"))
         return e.Counters(
             cpu_ns=round(cpu * 1e9), majflt=grown("engine.majflt"), read=grown("engine.read"),
-            swap_in=grown("swap.in"), rss=round(roofline.resident_bytes(self.shape(arm))), anonymous=round(2e8),
+            swap_in=grown("swap.in"), busy_ns=round(1e9 * busy),
+            rss=round(roofline.resident_bytes(self.shape(arm))), anonymous=round(2e8),
         )  # fmt: skip
 
     def perplexity(self, arm: Arm, first: int = 0, last: int | None = None) -> None:

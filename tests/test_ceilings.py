@@ -18,10 +18,16 @@ def ceiling(how: str, gb_s: float | None, device: str = "cpu", why: str = "") ->
     return e.Ceiling(arm="x", how=how, gb_s=gb_s, device=device, why=why)
 
 
-def test_a_measured_ceiling_goes_before_one_looked_up_and_the_best_of_a_kind_counts() -> None:
+def test_a_measured_ceiling_goes_before_one_looked_up_and_the_median_of_a_kind_counts() -> None:
     found = [ceiling("looked up", 120.0), ceiling("measured", 33.0), ceiling("measured", 34.0), ceiling("absent", None)]
     best, why = ceilings.best_ceiling(Attempt(number=1, ceilings=found))
-    assert (best, why) == (found[2], "")
+    assert best is not None and (best.how, best.gb_s, why) == ("measured", 33.5, "")
+
+
+def test_what_is_configured_goes_before_all_that_was_measured() -> None:
+    found = [ceiling("measured", 33.0), ceiling("configured", 51.2), ceiling("looked up", 120.0)]
+    best, _ = ceilings.best_ceiling(Attempt(number=1, ceilings=found))
+    assert best is not None and (best.how, best.gb_s) == ("configured", 51.2)
 
 
 def test_the_ceiling_is_of_the_memory_that_holds_the_weights() -> None:

@@ -383,11 +383,9 @@ def test_a_core_has_its_part_of_a_shared_cache(tmp_path: Path, caches: dict[str,
 @pytest.mark.parametrize("device", ["cpu", "CPU"])
 def test_a_copy_reports_its_best_and_every_repeat(device: str) -> None:
     found = copy_gb_s(device, 8 << 20, 0.02)
-    if BUSY in found.why:
-        pytest.skip("other processes have the cores")
     assert (found.how, found.arm, found.device, found.over) == ("measured", "", device, "device copy")
     assert found.gb_s == max(found.repeats) and min(found.repeats) > 0
-    assert kernels.LEAST <= len(found.repeats) <= kernels.COPIES
+    assert len(found.repeats) == kernels.COPIES
 
 
 def test_a_copy_never_takes_more_than_a_quarter_of_what_is_free(tmp_path: Path) -> None:
@@ -395,7 +393,7 @@ def test_a_copy_never_takes_more_than_a_quarter_of_what_is_free(tmp_path: Path) 
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 262144 kB\nMemAvailable: 131072 kB\n")
     if sys.platform == "linux":
-        assert "quarter" not in copy_gb_s("cpu", 16 << 20, 0.01, root=tmp_path).why
+        assert copy_gb_s("cpu", 16 << 20, 0.01, root=tmp_path).how == "measured"
         found = copy_gb_s("cpu", 17 << 20, 0.01, root=tmp_path)
         assert (found.how, found.gb_s) == ("absent", None) and "quarter" in found.why and "128 MiB" in found.why
 
@@ -406,6 +404,16 @@ def test_a_host_that_does_not_tell_its_free_memory_is_not_copied_on(tmp_path: Pa
     (tmp_path / "proc/meminfo").write_text("nothing\n")
     found = copy_gb_s("cpu", 1 << 20, 0.01, root=tmp_path)
     assert found.how == "absent" and "unknown" in found.why
+
+
+def test_a_device_that_is_no_processor_has_threads_memory_and_caches_of_its_own() -> None:
+    """The processor poses as one. It is told of no threads, every window counts, and its own word is taken for what
+    is free."""
+    other: Any = Altered("ggml_backend_dev_type", 1)
+    assert len(kernels._product_rate(other, "Q8_0", 64, 0.01, "cpu", Path("/"))) == kernels.REPEATS
+    nowhere = Path("/nowhere")
+    assert copy_gb_s("cpu", 1 << 20, 0.01, ggml=other, root=nowhere).how == "measured"
+    assert "quarter" in copy_gb_s("cpu", 1 << 50, 0.01, ggml=other, root=nowhere).why
 
 
 # -- what is left behind
@@ -446,7 +454,7 @@ def test_every_handle_is_given_back_after_a_failure_too(status: int) -> None:
     for name in ("Q4_K", "IQ3_S"):
         with suppress(Absent):
             kernels._product_rate(other, name, 1, 0.005, "cpu", Path("/"))
-    copy_gb_s("cpu", 1 << 20, 0.005, ggml=other)
+    assert copy_gb_s("cpu", 1 << 20, 0.005, ggml=other).how == ("absent" if status else "measured")
     assert other.taken > 9 and other.held == set()
 
 

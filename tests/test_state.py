@@ -107,7 +107,7 @@ def test_energy_is_taken_by_difference_inside_timed_units_only() -> None:
     assert attempt is not None
     energy = attempt.energy["decode"]
     assert energy.joules == pytest.approx(3.0) and energy.seconds == pytest.approx(1.5)
-    assert energy.source == "NVML energy counter"
+    assert energy.source == "GPU energy counter"
 
 
 def test_counters_that_run_backwards_or_change_process_give_no_rate() -> None:

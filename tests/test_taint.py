@@ -27,7 +27,7 @@ def part(at: float, seconds: float = 1.0, tokens: float = 10.0, **seen: float) -
     return Part(
         at=0.0, start=at, tokens=tokens, passes=tokens, seconds=seconds, tok_s=tokens / seconds, read=again,
         majflt=50.0 if again else 0.0, swap_in=again if seen.get("swap") else 0.0, zswap_in=0.0,
-        cpu=2 * seconds * seen.get("cpu", 0.97), cpu_seconds=seconds,
+        cpu=2 * seconds * seen.get("cpu", 0.97), cpu_seconds=seconds, others=seen.get("others"),
     )  # fmt: skip
 
 
@@ -79,6 +79,14 @@ def test_little_cpu_time_convicts_over_three_seconds_and_not_over_one() -> None:
     assert one.code == CPU
     assert one.start <= 3.0 and one.end >= 6.0
     assert one.worst == pytest.approx(0.4)
+
+
+def test_threads_that_nobody_took_the_cores_from_are_not_starved_by_a_neighbour() -> None:
+    """They wait for storage, say, of which no byte is counted before it has answered."""
+    alone = stretch(*[0.97] * 4, *[0.1] * 5, name="cpu", others=0.02)
+    beside = stretch(*[0.97] * 4, *[0.1] * 5, name="cpu", others=1.5)
+    assert not found(alone).intervals
+    assert [one.code for one in found(beside).intervals] == [CPU]
 
 
 def test_threads_that_wait_for_storage_are_not_said_to_lack_the_cpu() -> None:

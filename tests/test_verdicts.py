@@ -342,6 +342,20 @@ def test_a_neighbour_that_takes_nothing_of_the_bus_is_no_contention() -> None:
     assert codes(judge(seen, bounds(33.0, probed=32.0, usual=33.0))) == ["bandwidth-wall"]
 
 
+def test_weights_in_the_cache_do_not_care_for_the_bus() -> None:
+    seen = window(900.0, tokens=5000, cpu=0.99, others=5.0, others_seconds=5.5)
+    held = bounds(20.0, active=1.0 * MB, cache=32.0 * 2**20, probed=20.0, usual=33.0)
+    assert codes(judge(seen, held)) == ["cache-resident"]
+
+
+def test_cpu_time_that_nobody_took_is_a_quota_once_the_phase_is_over() -> None:
+    """Amid it, storage may not have answered yet."""
+    seen = window(6.0, cpu=0.4, others=0.1, others_seconds=100.0, blamed=False)
+    (found,) = judge(seen, bounds())
+    assert (found.code, found.kind) == ("cpu-contention", "contaminated") and "quota" in found.sentence
+    assert "cpu-contention" not in codes(judge(msgspec.structs.replace(seen, under_way=True), bounds()))
+
+
 def on_gpu(tok_s: float = 60.0, layers: int = 33, **devices: float) -> Window:
     return window(tok_s, cpu=0.5, tokens=3000, devices=devices)
 

@@ -178,7 +178,10 @@ def _evidence(case: Case) -> dict[str, float | str]:
     }
     evidence: dict[str, float | str] = {name: value for name, value in numbers.items() if value is not None}
     if ceiling and window.phase == "decode":
-        evidence["ceiling is"] = clean(f"{ceiling.how}, {ceiling.over or ceiling.device}")
+        spread = ""
+        if len(ceiling.repeats) > 1:
+            spread = f", {significant(min(ceiling.repeats))} to {significant(max(ceiling.repeats))} GB/s"
+        evidence["ceiling is"] = clean(f"{ceiling.how}, {ceiling.over or ceiling.device}{spread}")
     if unknown:
         evidence["not known"] = clean(unknown)
     return evidence

@@ -14,7 +14,11 @@ def contention(case: Case) -> Verdict | None:
     if bounds.offloaded != 0 or share is None:
         return None
     advice = "Stop what runs beside it, or use fewer threads, and run it again (r)."
-    if share < case.limits.cpu_share and window.cpu_seconds >= case.limits.seconds:
+    lacking = share < case.limits.cpu_share and window.cpu_seconds >= case.limits.seconds
+    if lacking and not window.blamed:
+        # What threads that wait for storage have asked for is not counted yet: only the whole phase says so.
+        return None if window.under_way else _waited(case, share)
+    if lacking:
         return case.verdict(
             CPU,
             "contaminated",
@@ -38,6 +42,19 @@ def contention(case: Case) -> Verdict | None:
     )
 
 
+def _waited(case: Case, share: float) -> Verdict:
+    """Threads that lacked CPU time which nobody else used."""
+    return case.verdict(
+        CPU,
+        "contaminated",
+        f"cpu {significant(share, 2)}",
+        f"Its {case.bounds.threads} threads got {percent(share)} % of the CPU time that they could have used, nothing "
+        "was re-read, and nobody else used these cores: a CPU quota holds it back, or it waited for a device.",
+        "Look for a CPU limit of the container or the slice (cpu.max), and run it again (r) without it.",
+        1 - share,
+    )
+
+
 def bus(case: Case) -> Verdict | None:
     """A memory bus that gives less than usual, while the threads have their CPU time.
 
@@ -45,7 +62,8 @@ def bus(case: Case) -> Verdict | None:
     virtual machine's), and that is a caution; as it is where nothing is known to hold the bandwidth against.
     """
     bounds, limits, others = case.bounds, case.limits, case.window.others_cores
-    if case.window.phase != "decode" or bounds.offloaded != 0 or case.window.cpu_share(bounds.threads) is None:
+    on_the_bus = case.window.phase == "decode" and bounds.offloaded == 0 and bounds.cache is None
+    if not on_the_bus or case.window.cpu_share(bounds.threads) is None:
         return None
     neighbours = others is not None and others >= limits.others
     advice = "Stop what runs beside it, and run it again (r)."

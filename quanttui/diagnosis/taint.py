@@ -137,14 +137,17 @@ def _held(code: str, parts: Sequence[Part], shares: list[float], enter: float, l
 def _starved(parts: Sequence[Part], bounds: Bounds, limits: Thresholds) -> list[Interval]:
     """Where the threads got too little CPU time, over stretches of at least the window's seconds.
 
-    A stretch convicts below `cpu_share_now`; it goes on for as long as the next ones stay below `cpu_share`.
+    A stretch convicts below `cpu_share_now`, if other processes used a part of what it lacked; else its threads may
+    have waited for storage that has not answered yet. It goes on for as long as the next ones stay below `cpu_share`.
     """
     shares = _rolling(parts, bounds.threads, limits.window)
     intervals: list[Interval] = []
     on = False
     begin, worst = 0, 1.0
     for place, (first, share) in enumerate(shares):
-        if share is not None and (share < limits.cpu_share_now or (on and share < limits.cpu_share)):
+        short = share is not None and share < limits.cpu_share_now
+        blamed = short and windows.is_blamed(parts[first : place + 1], bounds.threads, limits.blame)
+        if share is not None and (blamed or (on and share < limits.cpu_share)):
             if not on:
                 on, begin, worst = True, first, share
             worst = min(worst, share)

@@ -28,6 +28,8 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
         0.67.
     cpu_share_now: the same over the last `window` seconds: the middle between the two groups, since a short stretch
         scatters more.
+    blame: of the CPU time that threads lacked the share that others must have used for it to be contention: threads
+        that wait for storage lack it too, before a byte is counted. A proposal.
     bus: a bandwidth below this share of the usual one is a contended bus: a neighbour on it took 15.1 tok/s down to 9.0
         while the threads had 0.99 of their CPU time.
     others: core-seconds per second of other processes beside a decode that count as a neighbour.
@@ -54,6 +56,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     edge: float = 0.002
     cpu_share: float = 0.85
     cpu_share_now: float = 0.75
+    blame: float = 0.25
     bus: float = 0.80
     others: float = 0.3
     wall: float = 0.55

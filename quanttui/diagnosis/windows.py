@@ -1,6 +1,6 @@
 """Windows: what the repetitions of one phase amount to, and the bytes that they read again. Pure.
 
-Owns the sums and whose bytes they are; knows no thresholds. A repetition's own counters, which the engine reads at its
+Owns the sums, and whose bytes and whose time they are. A repetition's own counters, which the engine reads at its
 edges, are the measure of it; stretches of it, and the one under way, go by the samples' cumulative readings.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from quanttui.diagnosis import ceilings, roofline
+from quanttui.diagnosis import ceilings, roofline, thresholds
 from quanttui.events import Ceiling, Settings, Unit
 from quanttui.state import Arm, Attempt, Repetition, Running, Slice, State
 
@@ -28,7 +28,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     `passes` is how often the weights were read whole: once a token when decoding, once a batch otherwise.
     `read`, `swap_in`, `zswap_in` in bytes and `majflt` are sums over it, `swap_in` and `zswap_in` those of the whole
     machine. `cold_read` is what of `read` may have been the first reading after a load. `cpu` core-seconds were used
-    in `cpu_seconds` of it, and others used `others` core-seconds in `others_seconds`. `devices` are levels of the GPUs
+    in `cpu_seconds` of it, and others used `others` core-seconds in `others_seconds`; `blamed`: that is part of what
+    its threads lacked, or it is not known. `devices` are levels of the GPUs
     as means over it (state.Slice). None where the host does not tell.
     """
 
@@ -47,6 +48,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float = 0.0
     others: float | None = None
     others_seconds: float = 0.0
+    blamed: bool = True
     devices: dict[str, float] = {}
     under_way: bool = False
 
@@ -161,6 +163,8 @@ def window(state: State, arm: Arm, attempt: Attempt, kind: str) -> Window | None
         repetitions=len(done),
         slices=[one for one in attempt.slices if one.at in begun],
         under_way=len(parts) > len(done),
+        threads=(attempt.loaded.threads if attempt.loaded else 0) or state.settings.threads,
+        blame=thresholds.of(state.settings).blame,
     )
 
 
@@ -172,10 +176,13 @@ def joined(
     repetitions: int = 0,
     slices: Sequence[Slice] = (),
     under_way: bool = False,
+    threads: int = 1,
+    blame: float = 0.0,
 ) -> Window:
-    """Parts as one window. `first` are the units that came right after a load."""
+    """Parts as one window. `first` are the units that came right after a load; `threads` lacked CPU time through others
+    if those used the share `blame` of it."""
     cold = [part for part in parts if part.at in first and part.read and is_cold(part.at, parts)]
-    others = [(one, found) for one in slices if (found := _others(one)) is not None]
+    others = [(part, part.others) for part in parts if part.others is not None]
     samples = sum(one.samples for one in slices)
     levels: dict[str, float] = {}
     for one in slices:
@@ -196,7 +203,8 @@ def joined(
         cpu=_sum(part.cpu for part in parts),
         cpu_seconds=math.fsum(part.cpu_seconds for part in parts if part.cpu is not None),
         others=math.fsum(found for _, found in others) if others else None,
-        others_seconds=math.fsum(one.end - one.start for one, _ in others),
+        others_seconds=math.fsum(one.cpu_seconds for one, _ in others),
+        blamed=is_blamed(parts, threads, blame),
         devices={name: value / samples for name, value in levels.items()} if samples else {},
         under_way=under_way,
     )
@@ -291,6 +299,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     zswap_in: float | None
     cpu: float | None
     cpu_seconds: float
+    others: float | None = None
+    stolen: float = 0.0
 
 
 def _passes(unit: Unit, settings: Settings) -> int:
@@ -315,9 +325,15 @@ def of_repetition(one: Repetition, settings: Settings) -> Part:
         majflt=counted.majflt,
         swap_in=counted.swap_in,
         zswap_in=counted.zswap_in,
-        cpu=None if counted.cpu_ns is None else counted.cpu_ns / 1e9,
+        cpu=_seconds(counted.cpu_ns),
         cpu_seconds=one.ns / 1e9,
+        others=_others(_seconds(counted.busy_ns), _seconds(counted.cpu_ns)),
     )
+
+
+def _others(busy: float | None, own: float | None, watching: float | None = None) -> float | None:
+    """Core-seconds of other processes: all that were used, less the engine's, and our own where they are known."""
+    return None if busy is None or own is None else max(0.0, busy - own - (watching or 0.0))
 
 
 def _partial(state: State, running: Running) -> Part:
@@ -353,6 +369,7 @@ def _partial(state: State, running: Running) -> Part:
         zswap_in=since("zswap.in"),
         cpu=since("engine.cpu"),
         cpu_seconds=sampled,
+        others=_others(since("cpu.busy"), since("engine.cpu"), since("self.cpu")),
     )
 
 
@@ -372,6 +389,8 @@ def _sliced(one: Slice, passes: float | None) -> Part:
         zswap_in=one.grown.get("zswap.in"),
         cpu=one.grown.get("engine.cpu"),
         cpu_seconds=seconds,
+        others=_others(*(one.grown.get(name) for name in ("cpu.busy", "engine.cpu", "self.cpu"))),
+        stolen=one.grown.get("cpu.steal", 0.0),
     )
 
 
@@ -406,12 +425,14 @@ def _with_untold(part: Part, running: Running, rate: float) -> Part:
     return msgspec.structs.replace(part, passes=part.passes + rate * untold) if untold else part
 
 
-def _others(one: Slice) -> float | None:
-    """Core-seconds of other processes in a slice: all that was used, less the engine's and our own."""
-    busy, mine = one.grown.get("cpu.busy"), one.grown.get("engine.cpu")
-    if busy is None or mine is None:
-        return None
-    return max(0.0, busy - mine - one.grown.get("self.cpu", 0.0))
+def is_blamed(parts: Sequence[Part], threads: int, share: float) -> bool:
+    """Whether others, or the hypervisor, used that share of the CPU time that `threads` lacked; also where it is not
+    told what others used."""
+    told = [part for part in parts if part.cpu is not None and part.others is not None]
+    if not told:
+        return True
+    lacked = math.fsum(threads * part.cpu_seconds - (part.cpu or 0.0) for part in told)
+    return math.fsum((part.others or 0.0) + part.stolen for part in told) >= share * lacked
 
 
 def is_cold(at: float, parts: Sequence[Part]) -> bool:
@@ -428,6 +449,10 @@ def _first_after_loads(state: State, arm: Arm, attempt: Attempt) -> set[float]:
     loads = [s.start for s in state.spans if (s.arm, s.phase, s.attempt) == (arm.id, "load", attempt.number)]
     after = ([at for at in begun if at >= load] for load in loads or [0.0])
     return {min(each) for each in after if each}
+
+
+def _seconds(ns: int | None) -> float | None:
+    return None if ns is None else ns / 1e9
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -29,6 +29,7 @@ class Reading:
     read: int | None
     swap_in: int | None
     zswap_in: int | None
+    busy_ns: int | None
 
 
 class Meter:
@@ -41,6 +42,8 @@ class Meter:
         self._io = _open("/proc/self/io")
         self._status = _open("/proc/self/status")
         self._vmstat = _open("/proc/vmstat")
+        self._stat = _open("/proc/stat")
+        self._tick_ns = 10**9 // os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0
         self._page = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
     def read(self) -> Reading:
@@ -57,7 +60,15 @@ class Meter:
             read=_field(_text(self._io), b"read_bytes:"),
             swap_in=None if swapped is None else swapped * self._page,
             zswap_in=None if zswapped is None else zswapped * self._page,
+            busy_ns=self._busy(),
         )
+
+    def _busy(self) -> int | None:
+        """Nanoseconds that all cores of the machine were used, by anybody: user, nice, system, irq and softirq."""
+        words = _text(self._stat).partition(b"\n")[0].split()
+        if len(words) < 8 or words[0] != b"cpu":
+            return None
+        return sum(int(words[place]) for place in (1, 2, 3, 6, 7)) * self._tick_ns
 
     def since(self, before: Reading) -> Counters:
         """The differences from `before` to now, and the memory held now (bytes)."""
@@ -72,6 +83,7 @@ class Meter:
             nivcsw=_difference(now.nivcsw, before.nivcsw),
             swap_in=_difference(now.swap_in, before.swap_in),
             zswap_in=_difference(now.zswap_in, before.zswap_in),
+            busy_ns=_difference(now.busy_ns, before.busy_ns),
             rss=rss,
             anonymous=anonymous,
         )
@@ -97,6 +109,7 @@ def total(parts: Sequence[Counters]) -> Counters:
         nivcsw=_sum([part.nivcsw for part in parts]),
         swap_in=_sum([part.swap_in for part in parts]),
         zswap_in=_sum([part.zswap_in for part in parts]),
+        busy_ns=_sum([part.busy_ns for part in parts]),
         rss=last.rss,
         anonymous=last.anonymous,
     )

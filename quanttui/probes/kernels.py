@@ -29,17 +29,19 @@ from quanttui.probes import ROOT, Absent, contents
 from quanttui.probes.host import binary_size, cache_bytes, cores, cpu_list, cpu_name
 from quanttui.probes.memory import limits
 
-REPEATS, COPIES, LEAST = 16, 5, 3
-"""Windows of which the best counts, of products and of copies, and how many there must be. Short ones: what a
-neighbour does in one of them is not in the next."""
+try:
+    import resource
+except ImportError:  # Windows has no getrusage
+    resource = None  # type: ignore[assignment]
 
-OWN_SHARE = 0.9
-"""Share of the threads' time that this process must have had on its cores for a window to count: clean runs of a
-CPU-bound engine have 0.92 to 1.0. Threads that wait for each other on one core are slower by a factor of hundreds."""
+REPEATS, COPIES, LEAST = 20, 5, 3
+"""Windows of which the best counts, of products and of copies, and how many there must be. Short ones: what a
+neighbour does in one of them is not in the next. One in which a thread was put off its core counts for nothing:
+threads that wait for each other on one core are hundreds of times slower."""
 
 PATIENCE_S, REST_S = 0.3, 0.01
-"""How much longer than planned is waited for such windows, and the pause after any other: threads that have slept are
-placed anew, and go first."""
+"""How much longer than planned is waited for windows that count, and the pause after any other: threads that have
+slept are placed anew, and go first."""
 
 FEW, MOST = 4, 1024
 """Products in the graph that is timed first, and in the one that is measured at most. One graph holds as many as
@@ -57,9 +59,10 @@ ROWS = (32, 224)
 """Rows for each thread: with fewer than 256 ggml gives every thread the same rows in every product
 (ggml_compute_forward_mul_mat), which is what keeps them in its own cache. Repacked types want whole groups of 32."""
 
-PRIVATE = 512 << 10
-MOST_PRIVATE = 2 << 20
+PRIVATE, MOST_PRIVATE = 512 << 10, 2 << 20
 DEVICE_COLUMNS, DEVICE_MATRIX = 4096, 32 << 20
+"""The matrix on a device that is no processor: a feed-forward one of an 8B model, beside which a launch is short."""
+
 ASKED_COLUMNS = 512
 SHARE_OF_FREE = 4
 MOST_REMEMBERED = 1000
@@ -325,7 +328,7 @@ class _Device:
 @contextmanager
 def _opened(ggml: Ggml, name: str, threads: int) -> Iterator[_Device]:
     """The device of that name, computing with so many threads where it is a processor."""
-    handle = ggml.ggml_backend_dev_by_name(name.encode())
+    handle = ggml.ggml_backend_dev_by_name(name.encode("utf-8", "replace"))
     if not handle:
         raise Absent(f"llama.cpp has no device {format.clean(name, 40)}")
     is_cpu = ggml.ggml_backend_dev_type(handle) == _CPU
@@ -374,9 +377,8 @@ Operation = Callable[[int], int]
 """Adds one node to a context and returns it."""
 
 
-Run = Callable[[], tuple[float, float]]
-"""Computes a graph: the seconds that it took, and those that this process was on its cores meanwhile, all threads
-together."""
+Run = Callable[[], tuple[float, bool]]
+"""Computes a graph: the seconds that it took, and whether a thread was put off its core meanwhile."""
 
 
 @contextmanager
@@ -391,22 +393,28 @@ def _graph(device: _Device, operation: Operation, nodes: int) -> Iterator[Run]:
         if ggml.ggml_backend_alloc_ctx_tensors_from_buft_size(context, device.buffer_type):
             stack.enter_context(_memory(device, context, device.buffer_type))
 
-        def run() -> tuple[float, float]:
-            used, start = time.process_time(), time.perf_counter()
+        def run() -> tuple[float, bool]:
+            before, start = _put_off(), time.perf_counter()
             status = ggml.ggml_backend_graph_compute(device.backend, graph)
             elapsed = time.perf_counter() - start
             if status:
                 raise Absent(f"the device {format.clean(device.name, 40)} could not compute (status {status})")
-            return max(elapsed, 1e-9), time.process_time() - used
+            return max(elapsed, 1e-9), _put_off() > before
 
         yield run
 
 
+def _put_off() -> int:
+    """How often threads of this process were taken off a core that they still wanted. Only Linux tells: a process's
+    time on the cores comes in steps longer than a window, and macOS counts other switches with these."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource and sys.platform == "linux" else 0
+
+
 def _rate(
-    device: _Device, operation: Operation, bytes_: int, window: float, repeats: int, few: int
+    device: _Device, operation: Operation, bytes_: int, window: float, repeats: int, few: int, alone: bool
 ) -> tuple[float, ...]:
     """GB/s of an operation that touches so many bytes, in windows of so many seconds: `few` operations tell how many
-    fill one.
+    fill one. Where the threads have to be `alone` on their cores, other windows do not count.
 
     Raises:
         Absent: the threads did not have a core each.
@@ -415,15 +423,13 @@ def _rate(
         run()
         each = min(run()[0] for _ in range(LEAST)) / few
     nodes = min(MOST, max(few, round(window / each)))
-    # Windows counts a process's time in steps longer than a window.
-    needed = OWN_SHARE * device.threads if device.is_cpu and os.name != "nt" else 0.0
     found: list[float] = []
     missed = 0
     end = time.perf_counter() + repeats * window + PATIENCE_S
     with _graph(device, operation, nodes) as run:
         while len(found) < repeats and (len(found) + missed < LEAST or time.perf_counter() < end):
-            elapsed, used = run()
-            if used >= needed * elapsed:
+            elapsed, disturbed = run()
+            if not (alone and disturbed):
                 found.append(float(f"{nodes * bytes_ / elapsed / 1e9:.4g}"))
             else:
                 missed += 1
@@ -447,7 +453,7 @@ def _product_rate(ggml: Ggml, name: str, threads: int, seconds: float, device: s
             rows = DEVICE_MATRIX // (columns // kind.block * kind.bytes) // 32 * 32
         product = _product(stack, opened, number, rows, columns)
         size = rows * columns // kind.block * kind.bytes
-        return _rate(opened, product, size, seconds / REPEATS, REPEATS, FEW)
+        return _rate(opened, product, size, seconds / REPEATS, REPEATS, FEW, alone=opened.is_cpu)
 
 
 def _number(ggml: Ggml, name: str) -> int:
@@ -533,7 +539,7 @@ def _copied(stack: ExitStack, device: _Device, bytes_: int, seconds: float) -> t
         ggml.ggml_backend_view_init(node)
         return node
 
-    return _rate(device, copy, 2 * 4 * columns * rows, seconds / COPIES, COPIES, few=1)
+    return _rate(device, copy, 2 * 4 * columns * rows, seconds / COPIES, COPIES, few=1, alone=False)
 
 
 class Key(msgspec.Struct, frozen=True):

@@ -350,6 +350,30 @@ def python_share(bench_: Bench, result: Result) -> Result:
     return result
 
 
+# --- watching ---------------------------------------------------------------------------------------------------------
+
+
+def watching(bench_: Bench, result: Result) -> Result:
+    """The share of one core that all probes, the fold of what they say and the verdicts take at 4 Hz (watching.py)."""
+    model = bench_.store.ghost(models.TINY if bench_.quick else models.SPEED, "Q8_0")
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = Path(folder) / "session"
+        words = ("--tasks", "speed", "--prompt", "0", "--decode", "256", "-t", str(bench_.threads))
+        bench_.quanttui.run(recorded, str(model), *words, "--repetitions", "2" if bench_.quick else "15")
+        for _ in range(3 if bench_.quick else 10):
+            bench_.machine.wait()
+            command = [sys.executable, "-m", f"{__package__}.watching", str(recorded), "20" if bench_.quick else "200"]
+            found = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
+            if found.returncode:
+                raise Failed(f"watching: {(found.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+            told = json.loads(found.stdout.splitlines()[-1])
+            result.values.append(4 * (told["probes_s"] + told["fold_s"] + told["verdicts_s"]))
+            result.detail.setdefault("runs", []).append(told)
+            bench_.say(f"watching: {100 * result.values[-1]:.3f} % of a core at 4 Hz")
+    result.verdict = result.target.verdict(result.values, 0.005, last=True)
+    return result
+
+
 LEVEL = Target(0.995, 1.005)
 
 ROWS = {
@@ -362,6 +386,7 @@ ROWS = {
         Row("perplexity-128k", "perplexity tok/s ÷ llama-perplexity, 128,256 tokens", Target(1.15), perplexity_large),
         Row("digits", "share of quants with llama-perplexity's digits", Target(1.0), digits),
         Row("decisions", "perplexity time to the same decisions ÷ llama-perplexity", Target(None, 0.2), decisions),
+        Row("watching", "probes and verdicts at 4 Hz, share of one core", Target(None, 0.005), watching),
         Row("python-share", "Python's share of a token at 1,000 tok/s", Target(None, 0.02), python_share),
     )
 }
