@@ -275,7 +275,8 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The engine's own counters, as differences over one unit's timed region, and its memory at the end of it.
 
     `cpu_ns` is user + system time of all its threads; `read` bytes fetched from storage; `swap_in` and `zswap_in`
-    are the machine's, in bytes, over the same region, and `busy_ns` is the time of all processes on all its cores.
+    are the machine's, in bytes, over the same region, and `busy_ns` is the time in which its cores were used by
+    anybody, what the hypervisor took included.
     """
 
     cpu_ns: int | None = None

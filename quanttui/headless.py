@@ -231,7 +231,7 @@ def _phase(phase: str, arm: Arm, state: State) -> str:
     speed = one.prompt if phase == "prompt" else one.decode
     if speed is None:
         return f"{phase}: nothing timed"
-    star = "*" if phase == "decode" and one.tainted else ""
+    star = "*" if summary.tainted(one.verdicts, phase) else ""
     spread = f" ±{significant(speed.sd, 2)}" if speed.sd is not None else ""
     near = f", mean within ±{significant(speed.radius, 2)} (95 %)" if speed.radius is not None else ""
     return f"{phase} {significant(speed.tok_s, 4)}{star}{spread} tok/s (sd over {speed.n} repetitions){near}"

@@ -45,8 +45,8 @@ GROWING = (
 SLICE = 0.9
 """Seconds of a timed unit that go together at least: a little less than the second between readings in the quiet."""
 
-SLICES = 512
-"""How many slices an attempt keeps; more of them are joined two by two."""
+SLICES = 1024
+"""How many slices an attempt keeps, of prompts and decodes; more of them are joined two by two, and tell less."""
 
 LEVELS = ("mem.used", "swap.used", "engine.rss")
 """Readings kept as a series as they are. Those of GPUs are, too, summed or maximal over the devices."""
@@ -568,23 +568,33 @@ def _sample(state: State, event: e.Sample) -> None:
 def _sliced(state: State, running: Running, event: e.Sample) -> None:
     """Go on with the open slice of the unit under way, and end it once it is long enough."""
     now = event.readings
-    if running.edge_t is None:
-        running.edge, running.edge_t = dict(now), event.t
-        return
     for name, value in _devices_seen(now).items():
         running.open[name] = running.open.get(name, 0.0) + value
     running.open_samples += 1
-    if event.t - running.edge_t < SLICE:
+    if running.edge_t is None:
+        running.edge, running.edge_t = dict(now), event.t
+    elif event.t - running.edge_t >= SLICE:
+        _slice(state, running, now, event.t)
+
+
+def _close(state: State, running: Running) -> None:
+    """The last slice of a unit that ends, however short. Of one sample only, it is what a device said then."""
+    if running.edge_t is None or state.readings_t is None:
         return
+    if state.readings_t > running.edge_t or running.open:
+        _slice(state, running, state.readings, max(state.readings_t, running.edge_t))
+
+
+def _slice(state: State, running: Running, now: dict[str, float], t: float) -> None:
+    """End the open slice at `t`, and begin the next one there."""
+    assert running.edge_t is not None
     grown = {
         name: now[name] - running.edge[name]
         for name in GROWING
         if name in now and name in running.edge and now[name] >= running.edge[name]
     }
-    made = Slice(
-        running.at, running.unit.kind, running.edge_t, event.t, 0.0, grown, running.open, running.open_samples
-    )
-    running.edge, running.edge_t, running.open, running.open_samples = dict(now), event.t, {}, 0
+    made = Slice(running.at, running.unit.kind, running.edge_t, t, 0.0, grown, running.open, running.open_samples)
+    running.edge, running.edge_t, running.open, running.open_samples = dict(now), t, {}, 0
     slices = _attempt_of(state, running.unit).slices
     slices.append(made)
     if len(slices) > SLICES:
@@ -650,6 +660,7 @@ def _devices_seen(readings: dict[str, float]) -> dict[str, float]:
         found["clock"] = min(clocks)
     for name, value in (
         ("util", highest(readings, "util")),
+        ("pcie_rx", total(readings, "pcie_rx")),
         ("dram", highest(readings, "dram")),
         ("others", total(readings, "others")),
         ("others_mem", total(readings, "others_mem")),
@@ -744,9 +755,15 @@ def _unit_done(state: State, event: e.UnitDone) -> None:
     unit = event.unit
     arm, attempt = _arm(state, unit.arm), _attempt_of(state, unit)
     arm.units[unit.id] = event.t
-    disturbed = state.running is not None and state.running.unit == unit and state.running.disturbed
+    running = state.running if state.running is not None and state.running.unit == unit else None
+    disturbed = running is not None and running.disturbed
+    at = event.at
+    if running is not None:
+        # What was seen of it goes by when it was said to begin, a moment before its clock was read.
+        at = running.at
+        _close(state, running)
     if unit.kind in ("prompt", "decode", "anchor") and not disturbed:
-        done = Repetition(unit, event.at, event.tokens, event.ns, event.counters)
+        done = Repetition(unit, at, event.tokens, event.ns, event.counters)
         if unit.kind == "anchor":
             arm.anchor.append(done)
         elif unit.depth == state.settings.depths[0]:
@@ -755,6 +772,8 @@ def _unit_done(state: State, event: e.UnitDone) -> None:
             attempt.deeper.append(done)
         if unit.kind == "prompt":
             _add(state, "prompt.tok_s", event.t, event.tokens * 1e9 / event.ns)
+    if unit.kind not in ("prompt", "decode"):
+        attempt.slices = [one for one in attempt.slices if one.at != at]
     attempt.peaks.setdefault(unit.kind, Peak()).see(event.counters.rss, event.counters.anonymous)
     state.running = None
 

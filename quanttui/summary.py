@@ -39,8 +39,8 @@ class Speed(msgspec.Struct, frozen=True):
     `tok_s` and `sd` are llama-bench's avg_ts and stddev_ts: mean and standard deviation (n - 1) of the rates of the `n`
     repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions. `gb_s`
     (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of decode only, and None where the
-    cache holds the weights. `clean` is the speed outside of the contaminated stretches, None where there are none, or
-    nothing else.
+    cache holds the weights. `clean` is the speed outside of re-reading and CPU contention, None where there was
+    neither, nothing else, or something else that contaminated all of it.
     """
 
     tok_s: float
@@ -280,13 +280,13 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         tensor_types={clean(name, 40): count for name, count in file.tensor_types.items()} if file else {},
         label_note=clean(file.label_note) if file else "",
         settings=_settings(state, arm),
-        prompt=_prompt(state, arm),
-        decode=_decode(state, arm),
+        prompt=_prompt(arm),
+        decode=_decode(state, arm, judged),
         perplexity=_quality(state, arm, outcome),
         delta=_delta(state, arm, base),
         peak_memory=_peaks(arm),
         energy=_energy(state, arm, tainted(judged, "decode")),
-        reproduced=_reproduced(arm),
+        reproduced=_reproduced(arm, tainted(judged, "decode")),
         verdicts=judged,
         tainted=tainted(judged, "decode"),
         pinned=outcome == "running",
@@ -359,41 +359,42 @@ def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:
                     depth,
                     _speed(prompt) if prompt else None,
                     _speed(decode) if decode else None,
-                    taint.at_depth(state, arm, attempt, "prompt", depth),
-                    taint.at_depth(state, arm, attempt, "decode", depth),
+                    _is_tainted_at(state, arm, attempt, "prompt", depth),
+                    _is_tainted_at(state, arm, attempt, "decode", depth),
                 )
             )
     return tuple(found)
 
 
-def _prompt(state: State, arm: Arm) -> Speed | None:
+def _is_tainted_at(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int) -> bool:
+    return any(one.kind == "contaminated" for one in verdicts.at_depth(state, arm, attempt, kind, depth))
+
+
+def _prompt(arm: Arm) -> Speed | None:
     attempt = windows.latest(arm, "prompt")
-    if attempt is None:
-        return None
-    return _with_clean(state, arm, attempt, "prompt", _speed(attempt.prompt))
+    return _speed(attempt.prompt) if attempt else None
 
 
-def _decode(state: State, arm: Arm) -> Speed | None:
+_OUTSIDE = ("swap-contaminated", "page-in-thrash", "cpu-contention", "settling")
+"""What a clean-only speed lies outside of. Other contamination has no stretches that could be left out."""
+
+
+def _decode(state: State, arm: Arm, judged: Iterable[Verdict]) -> Speed | None:
     attempt = windows.latest(arm, "decode")
     if attempt is None:
         return None
-    speed = _with_clean(state, arm, attempt, "decode", _speed(attempt.decode))
+    speed = _speed(attempt.decode)
     against = windows.bounds(state, arm, attempt, "decode")
     if against is None or against.active <= 0:
         return speed
+    bad = {one.code for one in judged if one.kind == "contaminated" and one.phase in ("decode", "")}
+    if bad and bad <= set(_OUTSIDE):
+        found = taint.of(state, arm, attempt, "decode", against, thresholds.of(state.settings))
+        speed = msgspec.structs.replace(speed, clean=found.clean)
     gb_s = against.active * speed.tok_s / 1e9
     # What the cache holds does not come over the memory bus: it would be a share of nothing, 145 % at times.
     ceiling = against.ceiling.gb_s if against.ceiling and against.cache is None else None
     return msgspec.structs.replace(speed, gb_s=gb_s, mbu=gb_s / ceiling if ceiling else None)
-
-
-def _with_clean(state: State, arm: Arm, attempt: Attempt, kind: str, speed: Speed) -> Speed:
-    """The speed, with the one outside of its contaminated stretches."""
-    held = windows.bounds(state, arm, attempt, kind)
-    if held is None or kind != "decode":  # of a prompt nobody knows which tokens fell into which stretch
-        return speed
-    found = taint.of(state, arm, attempt, kind, held, thresholds.of(state.settings))
-    return msgspec.structs.replace(speed, clean=found.clean)
 
 
 def _placed(state: State, arm: Arm) -> Placed | None:
@@ -406,6 +407,8 @@ def _placed(state: State, arm: Arm) -> Placed | None:
     contexts = [(one.kv_bytes or 0) + (one.compute_bytes or 0) for one in attempt.contexts.values()]
     reserved = held + max(contexts, default=0) if held else None
     before = [value for name, value in attempt.before.items() if name.endswith(".mem_used")]
+    if state.settings.schedule != "sequential":
+        before = []  # other quants are loaded in between, and nobody tells whose memory is whose
     most = max((peak.device for peak in attempt.peaks.values() if peak.device is not None), default=None)
     counted = most - sum(before) if most is not None and before else None
     if reserved is None or counted is None:
@@ -506,8 +509,9 @@ def _energy(state: State, arm: Arm, is_tainted: bool) -> Energy | None:
     return Energy(net / rate, rate / net, clean(counted.source), watts / rate, resting, is_tainted)
 
 
-def _reproduced(arm: Arm) -> str:
-    """Whether running the arm again in a fresh process gave the same decode speed: "" where it was run once."""
+def _reproduced(arm: Arm, is_tainted: bool) -> str:
+    """Whether running the arm again in a fresh process gave the same decode speed: "" where it was run once. A
+    contaminated speed that comes again is still none of the quant's."""
     over = [one for one in arm.attempts if one.done or one.failed]
     if len(over) < 2:
         return ""
@@ -516,7 +520,7 @@ def _reproduced(arm: Arm) -> str:
     if not known:
         return ""
     if len(known) == len(over) and max(known) <= AGREE * min(known):
-        return f"reproduced {len(over)}/{len(over)}"
+        return f"reproduced {len(over)}/{len(over)}{'*' if is_tainted else ''}"
     if len(known) == len(over):
         return f"1/{len(over)}: {' then '.join(significant(rate) for rate in known)} tok/s"
     each = [_attempt_words(one, rate) for one, rate in zip(over, medians, strict=True)]

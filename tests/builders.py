@@ -353,7 +353,9 @@ class Log:
         self.move(begun + seconds, rates)
         self.put(
             e.UnitDone(
-                unit=unit, at=begun, tokens=unit.tokens, ns=round(seconds * 1e9), counters=self.since(before, arm)
+                # The clock is read a moment after the unit was said to begin.
+                unit=unit, at=begun + 0.0002, tokens=unit.tokens, ns=round(seconds * 1e9),
+                counters=self.since(before, arm),
             )
         )
         self.t += 0.01

@@ -159,7 +159,7 @@ def test_slices_lie_inside_their_unit_one_after_another_and_share_out_its_tokens
         end = one.at + one.ns / 1e9
         assert all(one.at <= piece.start < piece.end <= end + 1e-6 for piece in mine)
         assert all(a.end == b.start for a, b in itertools.pairwise(mine))
-        assert all(piece.end - piece.start >= fold.SLICE - 1e-9 for piece in mine)
+        assert all(piece.end - piece.start >= fold.SLICE - 1e-9 for piece in mine[:-1])
         assert sum(piece.tokens for piece in mine) <= tokens + 1e-6
         for piece in mine:
             assert piece.tokens == pytest.approx(tok_s * (piece.end - piece.start), rel=1e-6)

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quanttui import events as e
 from quanttui import state as fold
 from quanttui.diagnosis import taint, thresholds, verdicts, windows
+from quanttui.diagnosis.parts import Part
 from quanttui.diagnosis.taint import CPU, PAGE_IN, SWAP
-from quanttui.diagnosis.windows import Bounds, Part
+from quanttui.diagnosis.windows import Bounds
 from quanttui.summary import summarize
 
 ACTIVE = 1e9
@@ -74,8 +76,9 @@ def test_it_settled_where_only_the_beginning_was_contaminated(shares: list[float
 
 
 def test_little_cpu_time_convicts_over_three_seconds_and_not_over_one() -> None:
-    assert not found(stretch(0.97, 0.97, 0.4, 0.97, 0.97, 0.97, name="cpu")).intervals
-    (one,) = found(stretch(0.97, 0.97, 0.97, 0.4, 0.4, 0.4, 0.97, 0.97, 0.97, 0.97, name="cpu")).intervals
+    once, long = (0.97, 0.97, 0.4, 0.97, 0.97, 0.97), (0.97, 0.97, 0.97, 0.4, 0.4, 0.4, 0.97, 0.97, 0.97, 0.97)
+    assert not found(stretch(*once, name="cpu", others=1.2)).intervals
+    (one,) = found(stretch(*long, name="cpu", others=1.2)).intervals
     assert one.code == CPU
     assert one.start <= 3.0 and one.end >= 6.0
     assert one.worst == pytest.approx(0.4)
@@ -201,3 +204,119 @@ def test_what_begins_amid_a_phase_is_seen_within_three_seconds(arm: builders.Arm
             assert now.t - began <= 3.0
             return
     pytest.fail("never flagged")
+
+
+# What only shows at the edges.
+
+
+def killed_amid(arm: builders.Arm, kind: str, seconds: float) -> fold.State:
+    """The session as it was `seconds` into the first unit of a kind: nothing of it is told but samples."""
+    now = fold.State()
+    for event in builders.events(arm, settings=builders.settings(prompt=4096 if kind == "prompt" else 0)):
+        now.apply(event)
+        if now.running is not None and now.running.unit.kind == kind and now.t - now.running.at >= seconds:
+            return now
+    raise AssertionError
+
+
+@pytest.mark.parametrize("cpu", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("kind", ["prompt", "decode"])
+def test_a_session_that_ended_amid_its_first_unit_is_judged_without_a_fall(kind: str, cpu: float) -> None:
+    """No token and no second is told of it yet."""
+    slow = builders.Arm("Q8_0", tok_s=0.05, prompt_tok_s=60.0, cpu=cpu, tokens=4)
+    for seconds in (0.5, 4.0, 12.0):
+        now = killed_amid(slow, kind, seconds)
+        assert summarize(now).arms and verdicts.live(now) == verdicts.live(now)
+        assert all(0 <= (one.cost or 0.0) <= 1 for one in verdicts.live(now))
+
+
+@pytest.mark.parametrize("tok_s", [18.0, 30.0, 120.0])
+def test_a_slow_token_after_fast_ones_is_flagged_within_three_seconds(tok_s: float) -> None:
+    """What an engine may hold back is one second of tokens, not one for every second that a token lasts."""
+    log = builders.Log((builders.Arm("Q8_0", tok_s=tok_s),), settings=builders.settings(prompt=0))
+    log.open()
+    arm = log.arms[0]
+    log.begin(arm, 1, ["bandwidth", "load"])
+    log.put(e.PhaseStarted(arm=arm.name, phase="decode"))
+    for index in range(5):
+        log.repetition(arm, 1, "decode", index, tok_s)
+    unit = e.Unit(arm=arm.name, kind="decode", index=5, tokens=500)
+    log.put(e.UnitStarted(unit=unit, at=log.t))
+    quick = round(1e9 / tok_s)
+    log.sample(arm)
+    for place in range(5):
+        log.t += 1.0
+        log.counters["engine.cpu"] += 1.9
+        log.put(e.Tokens(unit=unit, first=place * int(tok_s), ns=(quick,) * int(tok_s)))
+        log.sample(arm)
+    began = log.t
+    now = fold.fold(log.events)
+    assert not [one for one in verdicts.live(now) if one.kind == "contaminated"]
+    while True:  # a token that needs its bytes from a slow disk, 60 MB/s of them
+        log.t += 1.0
+        log.counters["engine.read"] += 60e6
+        log.counters["engine.majflt"] += 4
+        log.counters["engine.cpu"] += 0.1
+        log.sample(arm)
+        now.apply(log.events[-1])
+        if seen := [one.code for one in verdicts.live(now) if one.kind == "contaminated"]:
+            break
+    assert seen == ["page-in-thrash"] and log.t - began <= 3.0
+
+
+def test_what_came_before_the_first_sample_of_a_repetition_counts_too() -> None:
+    """Bytes that lie in no slice are the repetition's own counters less those of its slices."""
+    log = []
+    for event in builders.events(LONG):
+        if isinstance(event, e.UnitDone) and event.unit.kind == "decode" and event.unit.index == 2:
+            more = msgspec.structs.replace(event.counters, read=(event.counters.read or 0) + 10**9, majflt=40)
+            event = msgspec.structs.replace(event, counters=more)
+        log.append(event)
+    now = fold.fold(log)
+    assert summarize(now).arms[0].tainted
+
+
+def test_hours_of_perplexity_do_not_push_the_slices_of_the_decode_together() -> None:
+    now = builders.state(replace(LONG, page_in=0.02, only=(2,), chunks=4000))
+    kept = now.arms["Q8_0"].attempts[0].slices
+    assert {one.kind for one in kept} <= {"prompt", "decode"}
+    assert summarize(now).arms[0].tainted
+
+
+def test_time_between_repetitions_is_no_part_of_a_stretch() -> None:
+    parts = [part(0.0, again=0.5), part(300.0, again=0.5)]
+    (one,) = found(parts).intervals
+    assert (one.end - one.start, one.seconds) == (301.0, 2.0)
+
+
+def test_starved_seconds_are_not_clean_because_others_were_re_read() -> None:
+    starved = [part(2.0 + at, cpu=0.4, others=1.2) for at in range(6)]
+    parts = [*stretch(0.5, 0.5), *starved, *(part(8.0 + at) for at in range(4))]
+    seen = found(parts)
+    assert [one.code for one in seen.intervals] == [PAGE_IN, CPU]
+    assert seen.clean is not None and seen.clean.seconds <= 4.0
+
+
+def test_a_run_again_that_fails_marks_nothing_of_the_one_that_counts() -> None:
+    log = builders.Log((LONG,))
+    log.open()
+    log.attempt(LONG, 1)
+    log.attempt(replace(LONG, fails="oom", fails_in="load"), 2)
+    (row,) = summarize(fold.fold(log.events)).arms
+    assert not row.tainted and row.decode is not None and row.decode.n == 6
+
+
+def test_a_host_that_tells_neither_reads_nor_others_names_no_cause() -> None:
+    """The case that started it: threads that waited, and nobody says for what."""
+    log = []
+    for event in builders.events(replace(LONG, cpu=0.3, reads=False), settings=builders.settings(prompt=0)):
+        if isinstance(event, e.Sample):
+            told = {name: value for name, value in event.readings.items() if name != "cpu.busy"}
+            event = msgspec.structs.replace(event, readings=told)
+        if isinstance(event, e.UnitDone):
+            event = msgspec.structs.replace(event, counters=msgspec.structs.replace(event.counters, busy_ns=None))
+        log.append(event)
+    now = fold.fold(log)
+    found_ = [one for one in verdicts.of_arm(now, now.arms["Q8_0"]) if one.phase == "decode"]
+    assert [(one.code, one.kind) for one in found_] == [("unexplained", "contaminated")]
+    assert "not known" in found_[0].sentence and "re-read" in found_[0].sentence

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quanttui import events as e
 from quanttui import state as fold
-from quanttui.diagnosis import thresholds, verdicts, windows
+from quanttui.diagnosis import parts, thresholds, verdicts, windows
 from quanttui.diagnosis.case import CODES, Verdict
 from quanttui.diagnosis.thresholds import Thresholds
 from quanttui.diagnosis.verdicts import judge
@@ -50,6 +50,7 @@ def window(
         zswap_in=0.0,
         cpu=cpu * 2 * seconds,
         cpu_seconds=seconds,
+        blamed=True,
     )
     return msgspec.structs.replace(made, **changes)
 
@@ -557,4 +558,4 @@ def test_a_repetition_under_way_at_a_deeper_depth_is_no_part_of_the_first_depths
     arm = now.arms["Q4_K_M"]
     for depth, counts in ((now.settings.depths[0], True), (now.settings.depths[0] + 64, False)):
         now.apply(e.UnitStarted(unit=e.Unit(arm=arm.id, kind="decode", index=90, tokens=128, depth=depth), at=now.t))
-        assert (windows.under_way(now, arm, "decode") is not None) == counts
+        assert (parts.under_way(now, arm, "decode") is not None) == counts

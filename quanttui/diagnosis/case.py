@@ -106,8 +106,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return 0.0 if bytes_ is None or passes <= 0 else bytes_ / passes
 
     def seconds(self, code: str) -> float:
-        """For how long a stretch of that kind was tainted."""
+        """For how long stretches of that kind lasted, of what was timed."""
         return sum(one.seconds for one in self.tainted.intervals if one.code == code)
+
+    def part(self, code: str) -> float:
+        """The share of what was timed that stretches of that kind took."""
+        return min(1.0, self.seconds(code) / self.window.seconds) if self.window.seconds > 0 else 1.0
 
     def verdict(
         self,
@@ -167,9 +171,12 @@ def _evidence(case: Case) -> dict[str, float | str]:
         numbers["clean-only tok/s"] = clean_only.tok_s
         numbers["clean seconds"] = clean_only.seconds
     names = {"slowed": "share of samples slowed down", "clock": "clock / its best", "util": "GPU busy %"}
+    names |= {"pcie_rx": "bytes per second over the bus to the GPU"}
     names |= {"dram": "GPU memory busy %", "others": "other processes on the GPU"}
     for name, told_as in names.items():
         numbers[told_as] = window.devices.get(name)
+    if window.phase == "prompt" and window.tok_s is not None:
+        numbers["achieved GFLOP/s"] = window.tok_s * bounds.flops / 1e9 or None
     numbers |= {
         "threads": bounds.threads,
         "timed seconds": window.seconds,

@@ -98,19 +98,19 @@ def compute(attempt: Attempt, shape: Shape) -> float | None:
 
 def probed(attempt: Attempt) -> float | None:
     """The lowest bandwidth of the host's memory that was measured next to the attempt, in GB/s."""
-    return min((c.gb_s for c in attempt.ceilings if _measured(c) and c.gb_s), default=None)
+    return min((c.gb_s for c in attempt.ceilings if is_of_host(c) and c.gb_s), default=None)
 
 
 def usual(state: State, attempt: Attempt) -> float | None:
     """The bandwidth that this machine's memory usually gives with so many threads, in GB/s: the median of what the
     session measured next to its quants, or of earlier sessions where that is more. None below USUAL quants of both.
     """
-    threads = next((c.threads for c in attempt.ceilings if _measured(c)), None)
+    threads = next((c.threads for c in attempt.ceilings if is_of_host(c)), None)
     each = [
-        max(found)
+        median(found)
         for arm in state.arms.values()
         for one in arm.attempts
-        if (found := [c.gb_s for c in one.ceilings if _measured(c) and c.threads == threads and c.gb_s])
+        if (found := [c.gb_s for c in one.ceilings if is_of_host(c) and c.threads == threads and c.gb_s])
     ]
     known = [median(each)] if len(each) >= USUAL else []
     earlier = state.remembered
@@ -119,7 +119,8 @@ def usual(state: State, attempt: Attempt) -> float | None:
     return max(known, default=None)
 
 
-def _measured(one: Ceiling) -> bool:
+def is_of_host(one: Ceiling) -> bool:
+    """Whether it was measured of the host's memory."""
     return one.how == "measured" and one.device == "cpu"
 
 

@@ -88,7 +88,7 @@ def _for_a_while(case: Case, code: str, name: str) -> Verdict:
         f"{for_seconds(case, code).capitalize()} up to {percent(worst)} % of the bytes that a {case.per} needs came "
         f"back {'from swap' if code == SWAP else 'from the file'}: {_means(case)}.",
         "The clean-only speed is of the rest. Run it again (r) with more memory free.",
-        lasted / case.window.seconds * _taken(worst, SWAP_COST if code == SWAP else FILE_COST),
+        case.part(code) * _taken(worst, SWAP_COST if code == SWAP else FILE_COST),
     )
 
 

@@ -38,12 +38,26 @@ def contention(case: Case) -> Verdict | None:
         f"{for_seconds(case, CPU).capitalize()} its {bounds.threads} threads got as little as {percent(worst)} % of "
         "the CPU time that they could have used, and nothing was re-read: something else ran on these cores.",
         advice,
-        case.seconds(CPU) / window.seconds * (1 - worst),
+        case.part(CPU) * (1 - worst),
     )
 
 
 def _waited(case: Case, share: float) -> Verdict:
-    """Threads that lacked CPU time which nobody else used."""
+    """Threads that lacked CPU time which nobody else used, or of which nobody tells who used it."""
+    if case.window.blamed is None or case.reread.file is None:
+        unknown = [
+            *(["whether bytes were re-read"] if case.reread.file is None else []),
+            *(["whether others ran on these cores"] if case.window.blamed is None else []),
+        ]
+        return case.verdict(
+            "unexplained",
+            "contaminated",
+            f"waited, cpu {significant(share, 2)}",
+            f"Its {case.bounds.threads} threads got {percent(share)} % of the CPU time that they could have used: they "
+            f"waited. What for cannot be told on this host: {' and '.join(unknown)} is not known.",
+            "Look for page-ins (weights that do not stay in memory) and for busy neighbours, and run it again (r).",
+            1 - share,
+        )
     return case.verdict(
         CPU,
         "contaminated",
@@ -76,7 +90,7 @@ def bus(case: Case) -> Verdict | None:
             f"bus {percent(share)}% of usual",
             f"Memory gave {significant(bounds.probed)} GB/s next to it, {percent(share)} % of the "
             f"{significant(bounds.usual)} GB/s that are usual here, while its threads had their CPU time: "
-            + (f"{beside}." if neighbours else "nothing on this machine was seen at it, so it is from outside."),
+            + (f"{beside}." if neighbours else _nobody(others)),
             advice if neighbours else "Run it again (r) later: the host of this machine shares its memory.",
             1 - share,
         )
@@ -90,6 +104,12 @@ def bus(case: Case) -> Verdict | None:
             advice,
         )
     return None
+
+
+def _nobody(others: float | None) -> str:
+    if others is None:
+        return "what took the rest, this host does not tell."
+    return "nothing on this machine was seen at work meanwhile, so it may be from outside."
 
 
 def cache_resident(case: Case, cache: float) -> Verdict:

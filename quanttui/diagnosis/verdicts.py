@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quanttui.diagnosis import devices, drift, memory, processor, taint, thresholds, windows
+from quanttui.diagnosis import devices, drift, memory, parts, processor, taint, thresholds, windows
 from quanttui.diagnosis.case import CODES, GLYPHS, Case, Verdict
 from quanttui.diagnosis.taint import Found
 from quanttui.diagnosis.thresholds import DEFAULTS, Thresholds
@@ -37,7 +37,7 @@ def of_arm(state: State, arm: Arm, limits: Thresholds | None = None) -> tuple[Ve
     found = list(_out_of_memory(state, arm))
     for kind in ("decode", "prompt", "perplexity"):
         attempt = windows.latest(arm, kind) if kind != "perplexity" else None
-        attempt = attempt or windows.under_way(state, arm, kind)
+        attempt = attempt or parts.under_way(state, arm, kind)
         if attempt is not None:
             found += _phase(state, arm, attempt, kind, limits)
     return ranked([*found, *_drifting(state, arm)])
@@ -49,7 +49,7 @@ def live(state: State, limits: Thresholds | None = None) -> tuple[Verdict, ...]:
         return ()
     unit = state.running.unit
     arm = state.arms.get(unit.arm) if unit.kind in _PHASES else None
-    attempt = windows.under_way(state, arm, unit.kind) if arm is not None else None
+    attempt = parts.under_way(state, arm, unit.kind) if arm is not None else None
     if arm is None or attempt is None:
         return ()
     return ranked(_phase(state, arm, attempt, unit.kind, limits or thresholds.of(state.settings)))
@@ -113,17 +113,24 @@ def _explained(case: Case, found: list[Verdict]) -> list[Verdict]:
     return [processor.explanation(case)]
 
 
-def _phase(state: State, arm: Arm, attempt: Attempt, kind: str, limits: Thresholds) -> tuple[Verdict, ...]:
-    window = windows.window(state, arm, attempt, kind)
-    bounds = windows.bounds(state, arm, attempt, kind)
+def at_depth(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int) -> tuple[Verdict, ...]:
+    """The verdicts on prompt or decode at one of the deeper depths."""
+    return _phase(state, arm, attempt, kind, thresholds.of(state.settings), depth)
+
+
+def _phase(
+    state: State, arm: Arm, attempt: Attempt, kind: str, limits: Thresholds, depth: int | None = None
+) -> tuple[Verdict, ...]:
+    window = windows.window(state, arm, attempt, kind, depth)
+    bounds = windows.bounds(state, arm, attempt, kind, depth)
     if window is None or bounds is None or bounds.active <= 0:
         return ()
-    return judge(window, bounds, limits, taint.of(state, arm, attempt, kind, bounds, limits))
+    return judge(window, bounds, limits, taint.of(state, arm, attempt, kind, bounds, limits, depth))
 
 
 def _out_of_memory(state: State, arm: Arm) -> list[Verdict]:
     failed = arm.attempt.failed if arm.attempt else None
-    if failed is None or failed.outcome != "oom":
+    if failed is None or arm.outcome != "oom":
         return []
     evidence: dict[str, float | str] = {"error": clean(failed.error)}
     if failed.signal is not None:

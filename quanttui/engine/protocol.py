@@ -144,7 +144,7 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True, tag="bandwidth"):
 
 class Kernels(msgspec.Struct, frozen=True, kw_only=True, tag="kernels"):
     """How fast are matrices of these tensor `types` multiplied with a vector out of the cache? Answered by KernelRate,
-    one each. What was measured on this machine with this build before lies in the folder `cache`.
+    one each. What was measured on this machine with this build before lies in the file `cache`.
 
     `device` and `named` as in Bandwidth.
     """

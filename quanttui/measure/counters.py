@@ -64,11 +64,11 @@ class Meter:
         )
 
     def _busy(self) -> int | None:
-        """Nanoseconds that all cores of the machine were used, by anybody: user, nice, system, irq and softirq."""
+        """Nanoseconds in which the machine's cores were used by anybody: user, nice, system, irq, softirq and steal."""
         words = _text(self._stat).partition(b"\n")[0].split()
-        if len(words) < 8 or words[0] != b"cpu":
+        if len(words) < 9 or words[0] != b"cpu":
             return None
-        return sum(int(words[place]) for place in (1, 2, 3, 6, 7)) * self._tick_ns
+        return sum(int(words[place]) for place in (1, 2, 3, 6, 7, 8)) * self._tick_ns
 
     def since(self, before: Reading) -> Counters:
         """The differences from `before` to now, and the memory held now (bytes)."""

@@ -428,15 +428,15 @@ def _arm(state: State, arm: ArmSummary, known: Arm, folder: Path | None) -> Iter
     if arm.decode is not None and arm.decode.radius is not None:
         gen = arm.decode
         yield Line(
-            f"gen: {significant(gen.tok_s)} ±{significant(gen.radius, 2)} tok/s, 95 % confidence sequence of the mean "
-            f"over {gen.n} repetitions",
+            f"gen: {significant(gen.tok_s)}{'*' if arm.tainted else ''} ±{significant(gen.radius, 2)} tok/s, 95 % "
+            f"confidence sequence of the mean over {gen.n} repetitions",
             2,
         )
     if arm.decode is not None and arm.decode.clean is not None:
         found = arm.decode.clean
         yield Line(
             f"gen, clean-only: {significant(found.tok_s)} tok/s over the {significant(found.seconds)} of "
-            f"{significant(found.of)} s that nothing contaminated",
+            f"{significant(found.of)} s without re-reading and CPU contention",
             2,
         )
     if arm.placed:
@@ -559,7 +559,10 @@ def _placed(placed: Placed) -> str:
     if placed.counted is not None:
         text += f", the driver counts {size(placed.counted)}"
     if placed.doubtful and placed.gap is not None:
-        text += f": [!] {percent(placed.gap)} % apart, something else is on the device or less is offloaded than said"
+        text += (
+            f": [!] {percent(placed.gap)} % apart, which may be the driver's own, another process's, or layers that "
+            "are not where they are said to be"
+        )
     return text
 
 

@@ -20,7 +20,7 @@ import psutil
 
 from quanttui import __version__, headless, session
 from quanttui import events as e
-from quanttui.diagnosis import thresholds
+from quanttui.diagnosis import ceilings, thresholds
 from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
@@ -31,6 +31,7 @@ from quanttui.probes import bandwidth, host
 from quanttui.probes.memory import limits
 from quanttui.probes.sampler import Sampler
 from quanttui.state import State
+from quanttui.stats.intervals import median
 from quanttui.sweep import plan, room
 from quanttui.sweep.runner import Options, Sweep
 
@@ -120,12 +121,10 @@ def _remember(state: State, cache: Path) -> None:
     """Keep the bandwidths found next to the quants that this process measured, one of each, for later sessions."""
     begun = state.resumed[-1] if state.resumed else 0.0
     each = [
-        max(one.gb_s for one in attempt.ceilings if one.how == "measured" and one.device == "cpu" and one.gb_s)
+        median(found)
         for arm in state.arms.values()
         for attempt in arm.attempts
-        if any(
-            one.how == "measured" and one.device == "cpu" and one.gb_s and one.t >= begun for one in attempt.ceilings
-        )
+        if (found := [one.gb_s for one in attempt.ceilings if ceilings.is_of_host(one) and one.gb_s and one.t >= begun])
     ]
     if state.host is not None:
         bandwidth.remember(cache / BANDWIDTH, state.host, state.settings.threads, each)

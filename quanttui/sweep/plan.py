@@ -14,21 +14,15 @@ import msgspec
 
 from quanttui import events as e
 from quanttui.decide import paired
+from quanttui.diagnosis import thresholds
 from quanttui.state import Arm, Attempt
 from quanttui.stats.sequential import mean_sequence
 
 TIMED = ("prompt", "decode", "anchor")
 """Kinds of units whose time is their result."""
 
-EVIDENCE_SECONDS = 3.0
-"""Decode goes on until this much is timed: below it the engine's counters are too short to judge by
-(128 tokens of a tiny model last 0.05 s)."""
-
-EVIDENCE_REPETITIONS = 5
-"""llama-bench's own number; who asks for fewer gets just those, and a verdict that says "too short to judge"."""
-
 MOST_REPETITIONS = 500
-"""Decode ends here even below EVIDENCE_SECONDS."""
+"""Decode ends here even below the seconds that a verdict needs."""
 
 TUNED_FOR = 8
 """The number of repetitions at which the interval of tok/s is at its best: ± 1 % takes some 12 at a spread of 0.5 %."""
@@ -75,9 +69,10 @@ def repetition(
 ) -> e.Unit | None:
     """The next repetition of a test that is missing; None when there are enough.
 
-    Enough are the settings' number, and of a decode of EVIDENCE_REPETITIONS and more, EVIDENCE_SECONDS and an interval
-    within the precision, as long as that takes no more than the settings' seconds. Those that were disturbed do not
-    count, and are done again at most as often as there are to be repetitions.
+    Enough are the settings' number, and of a decode that asks for what a verdict needs to clear it (llama-bench's five
+    repetitions), also as many seconds as that needs and an interval within the precision, as long as that takes no more
+    than the settings' seconds. Those that were disturbed do not count, and are done again at most as often as there are
+    to be repetitions.
     """
     kind, tokens, depth = test
     number = attempt.number if attempt else number
@@ -87,10 +82,11 @@ def repetition(
     done = attempt.at_depth(kind, depth) if attempt else []
     if len(done) < settings.repetitions:
         return unit if unit.index < 2 * settings.repetitions else None
-    if kind != "decode" or settings.repetitions < EVIDENCE_REPETITIONS or unit.index >= MOST_REPETITIONS:
+    needed = thresholds.of(settings)
+    if kind != "decode" or settings.repetitions < needed.repetitions or unit.index >= MOST_REPETITIONS:
         return None
     seconds = sum(one.ns for one in done) / 1e9
-    if seconds < EVIDENCE_SECONDS:
+    if seconds < needed.seconds:
         return unit
     precise = settings.precision <= 0 or is_precise([one.tok_s for one in done], settings.precision)
     return None if precise or seconds >= settings.speed_seconds else unit

@@ -5,6 +5,7 @@ follows.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -274,8 +275,7 @@ class Sweep:
         elif step.phase == "cool":
             self._cool(step)
         elif step.phase == "bandwidth":
-            engine = self._engine_of(step)
-            self._probe(engine, step.arm, step.attempt, "after")
+            self._probe_after(step)
         else:
             engine = self._engine_of(step)
             self._pace(step)
@@ -380,12 +380,11 @@ class Sweep:
         engine = self._start(arm if number == 1 else f"{arm}.{number}")
         self._loaded[arm, number] = engine
         attempt = next((one for one in self.writer.state.arms[arm].attempts if one.number == number), None)
-        fresh = attempt is None or not attempt.ceilings
-        if fresh:
+        if attempt is None or not (attempt.prompt or attempt.decode):
             self._probe(engine, arm, number, "before")
         with self._phase(arm, "load", number):
             self._ask(engine, protocol.Load(arm=arm, attempt=number, file=str(file), settings=settings))
-        if fresh:
+        if attempt is None or not attempt.kernels:
             self._ceilings(engine, arm, number)
 
     def _probe(self, engine: Engine, arm: str, number: int, when: str) -> None:
@@ -395,6 +394,16 @@ class Sweep:
             with self._phase(arm, "bandwidth", number):
                 threads = self.settings.threads
                 self._ask(engine, protocol.Bandwidth(arm=arm, file=started.file, threads=threads, when=when))
+
+    def _probe_after(self, step: Step) -> None:
+        """The same once more after the arm's decode. An engine that dies of it costs the arm nothing of what it did."""
+        try:
+            self._probe(self._engine_of(step), step.arm, step.attempt, "after")
+        except EngineFailure as failure:
+            self._append(e.Ceiling(arm=step.arm, how="absent", when="after", why=failure.error))
+            self._append(e.PhaseFailed(arm=step.arm, phase="bandwidth", error=failure.error, attempt=step.attempt))
+            if (step.arm, step.attempt) in self._loaded:
+                self._close((step.arm, step.attempt))
 
     def _ceilings(self, engine: Engine, arm: str, number: int) -> None:
         """What else the arm's speed is held against: bandwidths that are configured or looked up, those of the devices
@@ -406,32 +415,41 @@ class Sweep:
         for device, gb_s in self.settings.bandwidth:
             self._append(e.Ceiling(arm=arm, how="configured", gb_s=gb_s, device=device, over="config"))
         on_device = sorted(name for name in loaded.buffers if ceilings.device_of(name) != "cpu")
-        with self._phase(arm, "bandwidth", number):
-            for name in on_device if loaded.gpu_layers else ():
-                self._device(engine, arm, name)
-            types = roofline.active_types(known.file.shape)
-            wanted = tuple(name for name, size in types.items() if size >= LEAST_OF_TYPES * sum(types.values()))
-            name = on_device[0] if on_device and loaded.gpu_layers >= loaded.layers else "cpu"
-            self._ask(
-                engine,
-                protocol.Kernels(
-                    arm=arm,
-                    types=wanted,
-                    threads=self.settings.threads,
-                    cache=str(self.options.cache / KERNELS),
-                    build=self._build(),
-                    device=name,
-                    named=ceilings.device_of(name),
-                ),
-            )
+        types = roofline.active_types(known.file.shape)
+        wanted = tuple(name for name, size in types.items() if size >= LEAST_OF_TYPES * sum(types.values()))
+        name = on_device[0] if on_device and loaded.gpu_layers >= loaded.layers else "cpu"
+        request = protocol.Kernels(
+            arm=arm,
+            types=wanted,
+            threads=self.settings.threads,
+            cache=str(self.options.cache / KERNELS),
+            build=self._build(),
+            device=name,
+            named=ceilings.device_of(name),
+        )
+        try:
+            with self._phase(arm, "bandwidth", number):
+                for device in on_device if loaded.gpu_layers else ():
+                    self._device(engine, arm, device)
+                self._ask(engine, request)
+        except EngineFailure as failure:
+            # A ceiling that cannot be had costs no arm: what is missing is said, and the model loaded anew.
+            for one in wanted:
+                self._append(e.KernelRate(arm=arm, type=one, how="absent", why=failure.error))
+            self._append(e.PhaseFailed(arm=arm, phase="bandwidth", error=failure.error, attempt=number))
+            self._close((arm, number))
+            self._load(arm, number)
 
     def _device(self, engine: Engine, arm: str, name: str) -> None:
         """The bandwidth of a device: what its makers say, and how fast it copies."""
         state, named = self.writer.state, ceilings.device_of(name)
         peak = state.readings.get(f"{named}.bandwidth")
         over = "bus width x memory clock"
-        if peak is None and state.host is not None and (table := apple.looked_up(state.host.cpu)) is not None:
-            peak, over = table * 1e9, "table of chips"
+        if peak is None and state.host is not None:
+            cores = apple.gpu_cores() if sys.platform == "darwin" else None
+            if (table := apple.looked_up(state.host.cpu, cores)) is not None:
+                doubt = apple.ambiguous(state.host.cpu, cores)
+                peak, over = table * 1e9, f"table of chips{': ' if doubt else ''}{doubt}"
         if peak is not None:
             self._append(e.Ceiling(arm=arm, how="looked up", gb_s=peak / 1e9, device=named, over=over))
         file = self.writer.state.arms[arm].file
@@ -442,7 +460,9 @@ class Sweep:
     def _build(self) -> str:
         """The llama.cpp that measures, by all that tells one from another."""
         built = self.writer.state.build
-        return f"{built.llama_cpp_python} {built.llama_cpp} {built.system_info}" if built else ""
+        if built is None:
+            return ""
+        return f"{built.llama_cpp_python} {built.llama_cpp} {built.system_info} {' '.join(built.devices)}"
 
     def _start(self, name: str) -> Engine:
         engine = self._start_engine(session.part(self.writer.folder, "stderr", f"{name}.txt"), self.writer.origin_ns)
@@ -516,6 +536,7 @@ class Sweep:
             return path
         read = header.read(path)
         digest = self._digest(planned.id, read.files, number)
+        shape, said = header.shape(read), label.label_note(read, planned.quant)
         self._append(
             e.ArmStarted(
                 arm=planned.id,
@@ -524,10 +545,10 @@ class Sweep:
                 bytes=read.file_bytes,
                 bits_per_weight=header.bits_per_weight(read),
                 tensor_types=header.tensor_types(read),
-                shape=header.shape(read),
+                shape=shape,
                 sha256=digest,
                 imatrix=planned.imatrix,
-                label_note=label.label_note(read, planned.quant),
+                label_note="; ".join(filter(None, (said, shape.note))),
                 attempt=number,
             )
         )

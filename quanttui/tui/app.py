@@ -417,7 +417,9 @@ class Monitor(App[str], inherit_bindings=False):
         """Ask whoever runs the sweep to measure the selected quant's speed once more."""
         chosen = self._selected if self._selected in self.state.arms else self.state.arm
         arm = self.state.arms.get(chosen)
-        if arm is None or arm.outcome in ("planned", "running"):
+        if "speed" not in self.state.settings.tasks:
+            self._say("this sweep measures no speed: there is nothing to run again", "warn")
+        elif arm is None or arm.outcome in ("planned", "running"):
             name = clean(chosen, 24) or "no quant"
             self._say(f"{name}: has not been measured yet: select one that was (tab)", "warn")
         elif self._mode == REPLAY or self._over:

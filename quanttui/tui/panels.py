@@ -9,13 +9,13 @@ from collections.abc import Iterable
 import msgspec
 
 from quanttui import state as fold
-from quanttui.diagnosis import windows
+from quanttui.diagnosis import parts, windows
 from quanttui.diagnosis.case import Verdict
 from quanttui.diagnosis.windows import Bounds, Window
 from quanttui.format import ABSENT, clean, gib, percent, significant, size
 from quanttui.series import Series
 from quanttui.state import Arm, Attempt, State
-from quanttui.summary import ArmSummary, Summary
+from quanttui.summary import ArmSummary, Summary, tainted
 from quanttui.tui.parts import Line, Metric, Panel, Share
 from quanttui.tui.trace import Trace, ceiling, joined, mapped, over_progress, over_time
 
@@ -90,7 +90,7 @@ def now(state: State, summary: Summary, charts: Charts) -> Now:
     mine = next((one for one in summary.arms if one.id == state.arm), None)
     if arm is None:
         return Now(state, summary, charts)
-    attempt = windows.under_way(state, arm, "decode") or windows.latest(arm, "decode")
+    attempt = parts.under_way(state, arm, "decode") or windows.latest(arm, "decode")
     window = windows.window(state, arm, attempt, "decode") if attempt else None
     held = windows.bounds(state, arm, attempt, "decode") if attempt else None
     return Now(state, summary, charts, arm, mine, arm.attempt, window, held)
@@ -260,7 +260,7 @@ def speed(at: Now) -> tuple[Metric, Panel]:
     gen = at.mine.decode if at.mine else None
     before = _previous(state, at.summary)
     note = ""
-    if rate is not None and before is not None and before.decode is not None:
+    if rate is not None and before is not None and before.decode is not None and not before.tainted:
         note = against(rate, before.decode.tok_s, clean(before.id, 20), at.summary.floor)
     progress = _repetition(at) if decoding else _round(at) or ("done" if rate is not None else "")
     present = state.running.tokens * 1e9 / state.running.ns if decoding and state.running and state.running.ns else None
@@ -325,14 +325,16 @@ def _prompt_line(at: Now, prompting: bool) -> list[tuple[Line, Line]]:
     left: Line = ()
     if prompt is not None:
         spread = f" ±{significant(prompt.sd, 2)} sd" if prompt.sd is not None else ""
-        left = (("prompt ", "dim"), (significant(prompt.tok_s), "prompt"), (spread, "text"))
+        star = "*" if at.mine and tainted(at.mine.verdicts, "prompt") else ""
+        left = (("prompt ", "dim"), (f"{significant(prompt.tok_s)}{star}", "prompt"), (spread, "text"))
     elif prompting:
         left = (("prompt ", "dim"), ("running", "text"))
     right: Line = ()
     if deep is not None and deep.decode is not None:
         right = (
             (f"at depth {deep.depth}: gen ", "dim"),
-            (f"{significant(deep.decode.tok_s)} {within(deep.decode.radius)}", "text"),
+            (f"{significant(deep.decode.tok_s)}{'*' if deep.decode_tainted else ''} ", "text"),
+            (within(deep.decode.radius), "text"),
         )
     return [(left, right)] if left or right else []
 
@@ -451,7 +453,8 @@ def bus(at: Now) -> tuple[Metric, Panel]:
         if held.cache is not None:
             value, how = f"{significant(achieved)} GB/s", "out of the cache, not over the bus"
         elif top is not None and top.gb_s:
-            value = f"{significant(achieved)}/{significant(top.gb_s)} GB/s {percent(achieved / top.gb_s)} %"
+            star = "*" if at.mine and at.mine.tainted else ""
+            value = f"{significant(achieved)}{star}/{significant(top.gb_s)} GB/s {percent(achieved / top.gb_s)}{star} %"
             how = f"{clean(top.how, 20)} over {clean(top.over, 30)}" if top.over else clean(top.how, 20)
         else:
             value, how = f"{significant(achieved)} GB/s", f"no ceiling: {clean(held.why)}"

@@ -290,7 +290,9 @@ def _row(at: Now, one: ArmSummary) -> Row:
         "bits": (significant(one.bits_per_weight) if one.bits_per_weight is not None else ABSENT, "dim"),
         "prompt": _speed(one.prompt.tok_s, None, prompt) if one.prompt else (ABSENT, "dim"),
         "gen": _speed(one.decode.tok_s, one.decode.sd, taint) if one.decode else _guess(guess),
-        "bus": (percent(one.decode.mbu), "text") if one.decode and one.decode.mbu is not None else (ABSENT, "dim"),
+        "bus": (f"{percent(one.decode.mbu)}{'*' if one.tainted else ''}", "bad" if one.tainted else "text")
+        if one.decode and one.decode.mbu is not None
+        else (ABSENT, "dim"),
         "ppl": _quality(at, one),
         "delta": _delta(at, one),
         "call": _call(at, one),
@@ -413,7 +415,9 @@ def _verdict(state: State, summary: Summary, chosen: str) -> tuple[Line, ...]:
     if one.decode is not None and one.decode.clean is not None:
         found = one.decode.clean
         said = f"{significant(found.tok_s)} tok/s over the {significant(found.seconds)} of {significant(found.of)} s"
-        lines.append(((f"{name} gen ", "text"), (f"clean-only: {said} that nothing contaminated", "text")))
+        lines.append(
+            ((f"{name} gen ", "text"), (f"clean-only: {said} without re-reading and CPU contention", "text"))
+        )
     if one.placed is not None and one.placed.doubtful:
         apart = percent(one.placed.gap)
         said = f"the driver counts {size(one.placed.counted)} on the GPU, llama.cpp says {size(one.placed.reserved)}"
