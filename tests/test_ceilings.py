@@ -61,3 +61,13 @@ def test_nothing_is_slow_without_a_ceiling_or_inside_the_cache() -> None:
     assert not ceilings.is_slow(absent, absent.arms["Q8_0"])
     assert not ceilings.is_slow(cached, cached.arms["Q8_0"])
     assert not ceilings.is_slow(cached, builders.state(builders.Arm(planned_only=True)).arms["Q8_0"])
+
+
+def test_one_slow_moment_of_memory_is_no_contended_bus() -> None:
+    """Before it 64 GB/s, after it 43, where 61 are usual: a guest whose bandwidth jumps. Both are slow beside a hog."""
+    jump = Attempt(number=1, ceilings=[ceiling("measured", 64.0), ceiling("measured", 43.0)])
+    hog = Attempt(number=1, ceilings=[ceiling("measured", 36.0), ceiling("measured", 35.0)])
+    jumped, held = ceilings.probed(jump), ceilings.probed(hog)
+    assert jumped is not None and jumped / 61.0 > 0.8
+    assert held is not None and held / 61.0 < 0.8
+    assert ceilings.probed(Attempt(number=1, ceilings=[ceiling("absent", None)])) is None

@@ -163,7 +163,7 @@ def _evidence(case: Case) -> dict[str, float | str]:
     numbers["own CPU share of threads x wall"] = window.cpu_share(bounds.threads)
     numbers["cores that others used"] = window.others_cores
     if window.phase == "decode" and bounds.offloaded == 0:
-        numbers["bandwidth next to it at the lowest, GB/s"] = bounds.probed
+        numbers["bandwidth next to it, GB/s"] = bounds.probed
         numbers["bandwidth that is usual here, GB/s"] = bounds.usual
     if case.tainted.intervals:
         numbers["contaminated seconds"] = sum(one.seconds for one in case.tainted.intervals)

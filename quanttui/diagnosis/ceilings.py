@@ -97,8 +97,10 @@ def compute(attempt: Attempt, shape: Shape) -> float | None:
 
 
 def probed(attempt: Attempt) -> float | None:
-    """The lowest bandwidth of the host's memory that was measured next to the attempt, in GB/s."""
-    return min((c.gb_s for c in attempt.ceilings if is_of_host(c) and c.gb_s), default=None)
+    """The bandwidth of the host's memory next to the attempt, in GB/s: the median of what was measured before and after
+    it, as in `usual`."""
+    found = [c.gb_s for c in attempt.ceilings if is_of_host(c) and c.gb_s]
+    return median(found) if found else None
 
 
 def usual(state: State, attempt: Attempt) -> float | None:

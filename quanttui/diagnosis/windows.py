@@ -83,7 +83,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     (None: not known). `cache` is the last-level cache in bytes where it holds all the weights, else None. `ceiling` is
     None for the reason `why`.
     `compute` is C, in GB/s of weights: what the arm's own mixture of tensor types allows from the cache; None where it
-    is not known. `probed` is the lowest bandwidth that was measured next to the arm, `usual` the one of this machine.
+    is not known. `probed` is the bandwidth next to the arm, `usual` the one of this machine.
     `split` is the tok/s that partly offloaded weights are predicted to give, `split_why` why none is predicted.
     `spilled` bytes of the host's memory a GPU took as its own since before the load; `best_clock` is the largest share
     of its best clock that the session has seen. `flops` are the floating-point operations of one token.
