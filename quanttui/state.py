@@ -38,7 +38,7 @@ RATES = {
 """Counters whose difference per second is kept as a series of its own."""
 
 GROWING = (
-    "engine.read", "engine.majflt", "engine.cpu", "swap.in", "zswap.in", "cpu.busy", "self.cpu", "cpu.steal"
+    "engine.read", "engine.majflt", "engine.cpu", "swap.in", "swap.out", "zswap.in", "cpu.busy", "self.cpu", "cpu.steal"
 )
 """Counters whose growth is kept for every slice of a timed unit."""
 

@@ -92,6 +92,12 @@ def test_threads_that_nobody_took_the_cores_from_are_not_starved_by_a_neighbour(
     assert [one.code for one in found(beside).intervals] == [CPU]
 
 
+def test_threads_that_wait_while_memory_is_taken_away_are_not_starved_by_who_takes_it() -> None:
+    beside = stretch(*[0.97] * 4, *[0.1] * 5, name="cpu", others=1.5)
+    squeezed = [msgspec.structs.replace(one, swap_out=0.05 * ACTIVE) for one in beside]
+    assert found(beside).intervals and not found(squeezed).intervals
+
+
 def test_threads_that_wait_for_storage_are_not_said_to_lack_the_cpu() -> None:
     both = [part(float(at), again=0.5, cpu=0.2) for at in range(6)]
     assert {one.code for one in found(both).intervals} == {PAGE_IN}

@@ -338,9 +338,22 @@ def test_a_busy_neighbour_without_a_usual_bandwidth_is_never_a_wall() -> None:
     assert codes(found) == ["memory-bus-contention"]
 
 
-def test_a_neighbour_that_takes_nothing_of_the_bus_is_no_contention() -> None:
+def test_a_neighbour_that_takes_little_of_the_bus_is_a_caution_and_none_leaves_it_at_the_wall() -> None:
     seen = window(17.0, cpu=0.99, others=30.0, others_seconds=30.0)
-    assert codes(judge(seen, bounds(33.0, probed=32.0, usual=33.0))) == ["bandwidth-wall"]
+    (found,) = judge(seen, bounds(33.0, probed=32.0, usual=33.0))
+    assert (found.code, found.kind, found.words) == ("memory-bus-contention", "caution", "busy neighbour")
+    quiet = msgspec.structs.replace(seen, others=3.0)
+    assert codes(judge(quiet, bounds(33.0, probed=32.0, usual=33.0))) == ["bandwidth-wall"]
+
+
+def test_what_earlier_sessions_measured_counts_only_beside_a_neighbour() -> None:
+    """A machine whose bandwidth jumps by itself is not accused of what it gave another day."""
+    alone = window(12.0, cpu=0.99, others=0.5, others_seconds=50.0)
+    beside = msgspec.structs.replace(alone, others=45.0)
+    held = bounds(20.0, probed=20.0, remembered=33.0)
+    assert codes(judge(alone, held)) == ["bandwidth-wall"]
+    (found,) = judge(beside, held)
+    assert (found.code, found.kind) == ("memory-bus-contention", "contaminated")
 
 
 def test_weights_in_the_cache_do_not_care_for_the_bus() -> None:

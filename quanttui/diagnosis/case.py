@@ -164,7 +164,8 @@ def _evidence(case: Case) -> dict[str, float | str]:
     numbers["cores that others used"] = window.others_cores
     if window.phase == "decode" and bounds.offloaded == 0:
         numbers["bandwidth next to it, GB/s"] = bounds.probed
-        numbers["bandwidth that is usual here, GB/s"] = bounds.usual
+        numbers["bandwidth in this session, GB/s"] = bounds.usual
+        numbers["bandwidth in earlier sessions, GB/s"] = bounds.remembered
     if case.tainted.intervals:
         numbers["contaminated seconds"] = sum(one.seconds for one in case.tainted.intervals)
     if clean_only := case.tainted.clean:

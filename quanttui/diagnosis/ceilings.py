@@ -104,8 +104,8 @@ def probed(attempt: Attempt) -> float | None:
 
 
 def usual(state: State, attempt: Attempt) -> float | None:
-    """The bandwidth that this machine's memory usually gives with so many threads, in GB/s: the median of what the
-    session measured next to its quants, or of earlier sessions where that is more. None below USUAL quants of both.
+    """The bandwidth that this machine's memory gives with so many threads in this session, in GB/s: the median of what
+    was measured next to its quants; None below USUAL of them.
     """
     threads = next((c.threads for c in attempt.ceilings if is_of_host(c)), None)
     each = [
@@ -114,11 +114,14 @@ def usual(state: State, attempt: Attempt) -> float | None:
         for one in arm.attempts
         if (found := [c.gb_s for c in one.ceilings if is_of_host(c) and c.threads == threads and c.gb_s])
     ]
-    known = [median(each)] if len(each) >= USUAL else []
+    return median(each) if len(each) >= USUAL else None
+
+
+def remembered(state: State, attempt: Attempt) -> float | None:
+    """The same of earlier sessions on this machine."""
+    threads = next((c.threads for c in attempt.ceilings if is_of_host(c)), None)
     earlier = state.remembered
-    if earlier is not None and earlier.gb_s and earlier.threads == threads:
-        known.append(earlier.gb_s)
-    return max(known, default=None)
+    return earlier.gb_s if earlier is not None and earlier.threads == threads else None
 
 
 def is_of_host(one: Ceiling) -> bool:

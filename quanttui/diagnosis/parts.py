@@ -45,6 +45,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     cpu_seconds: float
     others: float | None = None
     stolen: float = 0.0
+    swap_out: float = 0.0
 
 
 def under_way(state: State, arm: Arm, kind: str, depth: int | None = None) -> Attempt | None:
@@ -237,6 +238,7 @@ def _sliced(one: Slice, passes: float | None) -> Part:
         cpu_seconds=seconds,
         others=_others(*(one.grown.get(name) for name in ("cpu.busy", "engine.cpu", "self.cpu"))),
         stolen=one.grown.get("cpu.steal", 0.0),
+        swap_out=one.grown.get("swap.out", 0.0),
     )
 
 

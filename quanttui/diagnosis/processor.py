@@ -73,37 +73,39 @@ def bus(case: Case) -> Verdict | None:
     """A memory bus that gives less than usual, while the threads have their CPU time.
 
     It convicts where other processes were seen at work. Where none was, the machine's neighbours are outside of it (a
-    virtual machine's), and that is a caution; as it is where nothing is known to hold the bandwidth against.
+    virtual machine's), and that is a caution; as is a neighbour who takes little, or nobody knows how much.
     """
     bounds, limits, others = case.bounds, case.limits, case.window.others_cores
     on_the_bus = case.window.phase == "decode" and bounds.offloaded == 0 and bounds.cache is None
     if not on_the_bus or case.window.cpu_share(bounds.threads) is None:
         return None
     neighbours = others is not None and others >= limits.others
-    advice = "Stop what runs beside it, and run it again (r)."
-    beside = f"other processes used {significant(others, 2)} cores beside it" if neighbours else ""
-    if bounds.usual and bounds.probed and bounds.probed < limits.bus * bounds.usual:
-        share = bounds.probed / bounds.usual
-        return case.verdict(
-            "memory-bus-contention",
-            "contaminated" if neighbours else "caution",
-            f"bus {percent(share)}% of usual",
-            f"Memory gave {significant(bounds.probed)} GB/s next to it, {percent(share)} % of the "
-            f"{significant(bounds.usual)} GB/s that are usual here, while its threads had their CPU time: "
-            + (f"{beside}." if neighbours else _nobody(others)),
-            advice if neighbours else "Run it again (r) later: the host of this machine shares its memory.",
-            1 - share,
+    known = [bounds.usual, bounds.remembered] if neighbours else [bounds.usual]
+    usual = max((value for value in known if value), default=None)
+    share = bounds.probed / usual if bounds.probed and usual else None
+    slow = share is not None and share < limits.bus
+    if not slow and not neighbours:
+        return None
+    gave = "there is no usual bandwidth yet to tell how much of it they took"
+    if share is not None:
+        gave = (
+            f"memory gave {significant(bounds.probed)} GB/s next to it, {percent(share)} % of the {significant(usual)} "
+            "GB/s that are usual here, while its threads had their CPU time"
         )
-    if bounds.usual is None and neighbours:
-        return case.verdict(
-            "memory-bus-contention",
-            "caution",
-            "busy neighbour",
-            f"{beside.capitalize()}, and there is no usual bandwidth yet to tell whether they took some of it: the "
-            "ceiling was measured beside them as well.",
-            advice,
-        )
-    return None
+    if not neighbours:
+        said = f"{gave[0].upper()}{gave[1:]}: {_nobody(others)}"
+        advice = "Run it again (r) later: the host of this machine may share its memory."
+    else:
+        said = f"Other processes used {significant(others, 2)} cores beside it, and {gave}."
+        advice = "Stop what runs beside it, and run it again (r)."
+    return case.verdict(
+        "memory-bus-contention",
+        "contaminated" if slow and neighbours else "caution",
+        f"bus {percent(share)}% of usual" if slow and share is not None else "busy neighbour",
+        said,
+        advice,
+        None if share is None else max(0.0, 1 - share),
+    )
 
 
 def _nobody(others: float | None) -> str:

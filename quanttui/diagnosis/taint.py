@@ -146,6 +146,7 @@ def _starved(each: Sequence[Part], bounds: Bounds, limits: Thresholds) -> list[I
         blamed = (
             share is not None
             and share < limits.cpu_share_now
+            and _squeezed(each[first : place + 1]) < limits.contaminated * bounds.resident
             and parts.is_blamed(each[first : place + 1], bounds.threads, limits.blame, bounds.host_threads)
         )
         if share is not None and (blamed or (on and share < limits.cpu_share)):
@@ -156,6 +157,12 @@ def _starved(each: Sequence[Part], bounds: Bounds, limits: Thresholds) -> list[I
     if begin >= 0:
         intervals.append(_interval(CPU, each[begin:], worst))
     return intervals
+
+
+def _squeezed(each: Sequence[Part]) -> float:
+    """Bytes that the machine wrote to swap meanwhile: while memory is being taken away, threads wait for that, and what
+    takes it uses CPU time."""
+    return math.fsum(part.swap_out for part in each)
 
 
 def _rolling(each: Sequence[Part], threads: int, seconds: float) -> list[tuple[int, float | None]]:

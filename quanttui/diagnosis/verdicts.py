@@ -108,8 +108,8 @@ def _explained(case: Case, found: list[Verdict]) -> list[Verdict]:
     codes = {one.code for one in found}
     if not decoding or explained or "partial-offload" in codes:
         return explained
-    if "memory-bus-contention" in codes and case.bounds.usual is None:
-        return []  # a ceiling that was measured beside a busy neighbour explains nothing
+    if any(one.code == "memory-bus-contention" and one.words == "busy neighbour" for one in found):
+        return []  # beside a busy neighbour neither the speed nor the ceiling is known to be what it would be
     return [processor.explanation(case)]
 
 

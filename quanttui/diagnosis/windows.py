@@ -83,8 +83,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     (None: not known). `cache` is the last-level cache in bytes where it holds all the weights, else None. `ceiling` is
     None for the reason `why`.
     `compute` is C, in GB/s of weights: what the arm's own mixture of tensor types allows from the cache; None where it
-    is not known. `probed` is the bandwidth next to the arm, `usual` the one of this machine.
-    `split` is the tok/s that partly offloaded weights are predicted to give, `split_why` why none is predicted.
+    is not known. `probed` is the bandwidth next to the arm, `usual` the one of this session, `remembered` of earlier
+    ones. `split` is the tok/s that partly offloaded weights are predicted to give, `split_why` why none is predicted.
     `spilled` bytes of the host's memory a GPU took as its own since before the load; `best_clock` is the largest share
     of its best clock that the session has seen. `flops` are the floating-point operations of one token.
     """
@@ -101,6 +101,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     compute: float | None = None
     probed: float | None = None
     usual: float | None = None
+    remembered: float | None = None
     split: float | None = None
     split_why: str = ""
     spilled: float | None = None
@@ -233,6 +234,7 @@ def bounds(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int | Non
         compute=ceilings.compute(attempt, shape),
         probed=ceilings.probed(attempt),
         usual=ceilings.usual(state, attempt),
+        remembered=ceilings.remembered(state, attempt),
         split=split,
         split_why=split_why,
         spilled=_spilled(state, arm, attempt, kind, depth),
