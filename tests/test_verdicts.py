@@ -356,6 +356,12 @@ def test_what_earlier_sessions_measured_counts_only_beside_a_neighbour() -> None
     assert (found.code, found.kind) == ("memory-bus-contention", "contaminated")
 
 
+def test_dequantization_does_not_care_for_a_neighbour_on_the_bus() -> None:
+    seen = window(10.1, cpu=0.99, others=45.0, others_seconds=50.0)
+    held = bounds(31.6, active=564 * MB, compute=8.0, probed=31.6, usual=33.0)
+    assert codes(judge(seen, held)) == ["compute-bound"]
+
+
 def test_weights_in_the_cache_do_not_care_for_the_bus() -> None:
     seen = window(900.0, tokens=5000, cpu=0.99, others=5.0, others_seconds=5.5)
     held = bounds(20.0, active=1.0 * MB, cache=32.0 * 2**20, probed=20.0, usual=33.0)

@@ -73,11 +73,12 @@ def bus(case: Case) -> Verdict | None:
     """A memory bus that gives less than usual, while the threads have their CPU time.
 
     It convicts where other processes were seen at work. Where none was, the machine's neighbours are outside of it (a
-    virtual machine's), and that is a caution; as is a neighbour who takes little, or nobody knows how much.
+    virtual machine's), and that is a caution; as is a neighbour who takes little, or nobody knows how much. A speed
+    that arithmetic sets does not care for the bus.
     """
     bounds, limits, others = case.bounds, case.limits, case.window.others_cores
     on_the_bus = case.window.phase == "decode" and bounds.offloaded == 0 and bounds.cache is None
-    if not on_the_bus or case.window.cpu_share(bounds.threads) is None:
+    if not on_the_bus or case.window.cpu_share(bounds.threads) is None or _compute_bound(case) is not None:
         return None
     neighbours = others is not None and others >= limits.others
     known = [bounds.usual, bounds.remembered] if neighbours else [bounds.usual]
