@@ -280,6 +280,23 @@ def test_what_is_absent_is_not_remembered(tmp_path: Path) -> None:
     assert take.names == ["Q8_0", "Q9_Z", "Q9_Z"]
 
 
+def test_what_was_measured_long_ago_is_measured_anew_and_stands_in_where_it_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor's clock is another one tomorrow."""
+    cache, take = tmp_path / "kernels.json", Counted()
+    ask(cache, take, ("Q8_0",))
+    monkeypatch.setattr(kernels, "LASTING", 0.0)
+    [fresh] = ask(cache, take, ("Q8_0",))
+    assert take.names == ["Q8_0", "Q8_0"] and fresh.wall is None
+
+    def busy(name: str) -> tuple[float, ...]:
+        raise Absent("the threads did not have a core each")
+
+    [kept] = measure("arm", ("Q8_0",), 1, cache, "b1", take=busy)
+    assert (kept.how, kept.repeats) == ("measured", fresh.repeats) and kept.wall is not None
+
+
 def test_without_a_cache_everything_is_measured() -> None:
     take = Counted()
     ask(None, take)

@@ -66,6 +66,7 @@ DEVICE_COLUMNS, DEVICE_MATRIX = 4096, 32 << 20
 ASKED_COLUMNS = 512
 SHARE_OF_FREE = 4
 MOST_REMEMBERED = 1000
+LASTING = 120.0
 
 NUMBERS = {kind.name: number for number, kind in quants.TENSOR_TYPES.items()}
 MATRICES = frozenset(name for quant in quants.QUANTS for name in (quant.tensor_type, *quant.mix))
@@ -180,8 +181,10 @@ def measure(
     root: Path = ROOT,
     take: Take | None = None,
 ) -> list[KernelRate]:
-    """C of each tensor type, in the order given, each type once: from `cache` where it has been measured on this
-    machine with this `build`, with these threads, on this device; else now, in about `seconds` of each thread.
+    """C of each tensor type, in the order given, each type once: from `cache` where it was measured on this machine
+    with this `build`, with these threads, on this device less than LASTING seconds ago; else now, in about `seconds` of
+    each thread, since a processor's clock changes as its memory's bandwidth does (7.3 where it had been 5.7 GB/s); and
+    from the cache, however old, where it cannot be measured now.
 
     A device is cpu, or what llama.cpp calls it (CUDA0). What cannot be measured is absent with the reason. `cache` is
     a JSON file, made if need be: one that makes no sense is replaced, one that cannot be written is done without.
@@ -196,15 +199,17 @@ def measure(
     for name in dict.fromkeys(types):
         key = Key(machine, build, device, threads, name)
         about: dict[str, Any] = {"arm": arm, "type": format.clean(name, 40), "threads": threads, "device": device}
-        if key in known:
-            repeats, wall = known[key].repeats, known[key].wall
-        else:
+        kept = known.get(key)
+        if kept is None or not 0 <= time.time() - kept.wall < LASTING:
             try:
-                repeats, wall = taking(name), None
+                fresh[key] = Remembered(key, taking(name), round(time.time(), 3))
             except (Absent, OSError, MemoryError) as error:
-                found.append(KernelRate(how="absent", why=_why(error), **about))
-                continue
-            fresh[key] = Remembered(key, repeats, round(time.time(), 3))
+                if kept is None:
+                    found.append(KernelRate(how="absent", why=_why(error), **about))
+                    continue
+        told = fresh.get(key, kept)
+        assert told is not None
+        repeats, wall = told.repeats, None if key in fresh else told.wall
         found.append(KernelRate(how="measured", gb_s=max(repeats), repeats=repeats, wall=wall, **about))
     if cache is not None and fresh:
         _remember(cache, fresh)
