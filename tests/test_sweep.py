@@ -293,3 +293,17 @@ def test_what_was_asked_for_before_a_sweep_is_resumed_is_done(tmp_path: Path) ->
     assert again and all(unit.startswith("B ") and unit.endswith("again 2") for unit in again)
     assert bench.sweep().run() == "ok"
     assert len(bench.units()) == len(before) + len(again)
+
+
+@pytest.mark.parametrize("where", ["kernels", "bandwidth after"])
+def test_a_ceiling_that_ends_the_engine_costs_the_arm_nothing(tmp_path: Path, where: str) -> None:
+    """What is missing is said, the model loaded anew, and every unit done once."""
+    bench = Bench(tmp_path, {"A": scripted.Script(gb_s=None, fails={where: killed()})}, "AB")
+    assert bench.sweep().run() == "ok"
+    assert bench.outcomes() == {"A": "ok", "B": "ok"}
+    units = bench.units()
+    assert len(units) == len(set(units)) and len([unit for unit in units if unit.startswith("A ")]) == 14
+    assert len(bench.engines) == 3 and all(engine.closed for engine in bench.engines)
+    (attempt,) = session.load(bench.folder).arms["A"].attempts
+    absent = [one.why for one in (*attempt.ceilings, *attempt.kernels.values()) if one.how == "absent"]
+    assert any("signal 9" in why for why in absent)

@@ -36,7 +36,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     `noise` is the standard deviation, in nats per token. `kld` is its mean KL divergence from the base, in nats. Its
     rows of logits are `vocabulary` wide, and all tokens of its text are 0.
     `kernels` is C(type) in GB/s by tensor type.
-    `fails` maps a unit's id, or load / quantize / bandwidth, to the failure that comes instead of an answer.
+    `fails` maps a unit's id, or load / quantize / bandwidth / bandwidth after / kernels, to the failure that comes
+    instead of an answer.
     `holds` names a unit id at which it waits to be interrupted.
     """
 
@@ -142,7 +143,7 @@ class Engine:
 
     def _bandwidth(self, request: protocol.Bandwidth) -> Iterator[protocol.Answer]:
         script = self._script(request.arm)
-        self._fail(script, "bandwidth")
+        self._fail(script, "bandwidth" if request.when == "before" else "bandwidth after")
         if script.gb_s is None:
             yield e.Ceiling(arm=request.arm, how="absent", when=request.when, why="the script gives none")
             return
@@ -157,7 +158,9 @@ class Engine:
         )
 
     def _kernels(self, request: protocol.Kernels) -> Iterator[protocol.Answer]:
-        known = self._script(request.arm).kernels
+        script = self._script(request.arm)
+        self._fail(script, "kernels")
+        known = script.kernels
         for name in request.types:
             rate = known.get(name)
             how, why = ("measured", "") if rate else ("absent", "the script gives none")
