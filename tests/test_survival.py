@@ -59,6 +59,10 @@ def decoding(arm: str) -> Callable[[e.Event, State], bool]:
     return lambda event, state: isinstance(event, e.UnitDone) and event.unit.arm == arm and event.unit.kind == "decode"
 
 
+def scoring(arm: str) -> Callable[[e.Event, State], bool]:
+    return lambda event, state: isinstance(event, e.Perplexity) and event.unit.arm == arm
+
+
 def engines(folder: Path) -> list[psutil.Process]:
     """The engine processes that ever wrote to this session and still live."""
     found = []
@@ -90,8 +94,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 def test_an_engine_killed_amid_a_quant_fails_that_arm_with_the_reason_and_the_others_finish(tmp_path: Path) -> None:
     folder = tmp_path / "session"
-    process = start(folder, "demo", "--headless", "--session", str(folder), *SMALL)
-    state = follow(folder, process, decoding("Q8_0"))
+    # All of the text: what is killed after the decode and before the perplexity, in a probe, costs the arm nothing.
+    process = start(folder, "demo", "--headless", "--session", str(folder), *SMALL, "--chunks", "72")
+    state = follow(folder, process, scoring("Q8_0"))
     attempt = state.arms["Q8_0"].attempt
     assert attempt is not None and attempt.loaded is not None
     os.kill(attempt.loaded.pid, signal.SIGKILL)
