@@ -200,7 +200,7 @@ def measure(
         key = Key(machine, build, device, threads, name)
         about: dict[str, Any] = {"arm": arm, "type": format.clean(name, 40), "threads": threads, "device": device}
         kept = known.get(key)
-        if kept is None or not 0 <= time.time() - kept.wall < LASTING:
+        if kept is None or abs(time.time() - kept.wall) >= LASTING:  # a rounded time may lie a moment ahead
             try:
                 fresh[key] = Remembered(key, taking(name), round(time.time(), 3))
             except (Absent, OSError, MemoryError) as error:
