@@ -23,13 +23,14 @@ from quanttui.errors import UserError
 from quanttui.format import clean, duration
 
 if TYPE_CHECKING:
+    from quanttui.remote.target import Target
     from quanttui.session import Info
     from quanttui.sweep.launch import Request
 
 GUIDE = """\
 quanttui runs every quant of one model, shows live what each costs and loses, and says which numbers to believe.
 
-  quanttui                                  watch the running sweep, or run the demo if there is none
+  quanttui                                  choose a model, its quants, and go
   quanttui demo                             the shipped pocket model, about a minute, nothing to download
   quanttui run FOLDER                       every GGUF in a folder
   quanttui run F16.gguf --quants common     quantize one F16 GGUF to the eleven common levels, and sweep them
@@ -46,6 +47,9 @@ MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "tasks": ((), "A,B", "what to measure"),
     "text": ((), "FILE", "text of the perplexity"),
     "chunks": ((), "N", "chunks of it to score"),
+    "prompts": ((), "FILE", "prompts that every quant answers, with --tasks …,prompts"),
+    "max_tokens": ((), "N", "tokens of an answer at most"),
+    "chat": ((), "BOOL", "put plain prompts into the model's chat template, too"),
     "prompt": (("-p",), "N", "tokens of a prompt repetition, 0 for none"),
     "decode": (("-n",), "N", "tokens of a decode repetition, 0 for none"),
     "depth": (("-d",), "N,M", "tokens that lie in the context before: a test at each"),
@@ -83,6 +87,8 @@ SHOWN: dict[str, tuple[str, str]] = {
     "theme": ("NAME", "colours of the screen"),
     "glyphs": ("SET", "what charts are drawn with"),
     "color": ("DEPTH", "colours of the terminal"),
+    "layout": ("FORM", "how much of it is laid out"),
+    "mouse": ("WHEN", "whether the mouse is listened to"),
 }
 """Flags of every screen."""
 
@@ -200,12 +206,15 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     for name, act, says, add in (
         ("demo", _demo, "sweep the shipped pocket model", (_sweep_flags,)),
         ("run", _run, "sweep the quants of a model", (_models, _sweep_flags)),
-        ("attach", _attach, "watch a running sweep", (_session, _screen_flags)),
+        ("attach", _attach, "watch a running sweep, here or on another machine", (_target, _screen_flags)),
         ("replay", _replay, "watch a recorded sweep again", (_session, _replay_flags, _screen_flags)),
         ("snapshot", _snapshot, "write the screen at some moment as SVG, text and JSON", (_session, _snapshot_flags)),
         ("sessions", _sessions, "list the sessions", ()),
+        ("models", _models_here, "list the models on this machine", (_model_folders,)),
+        ("plan", _plan, "say what fits, how fast and how long, before anything runs", (_plan_flags,)),
         ("report", _report, "print a session's figures", (_session, _report_flags)),
         ("audit", _audit, "judge a table of published figures by arithmetic", (_audit_flags,)),
+        ("web", _web, "the same screens in a browser", (_web_flags,)),
         ("doctor", _doctor, "say what this machine can tell, and check quanttui itself", (_doctor_flags,)),
     ):
         told = f"{says[0].upper()}{says[1:]}."
@@ -213,6 +222,10 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         commands[name].set_defaults(act=act)
         for flags in add:
             flags(commands[name])
+    # Without a help it is not listed: it is what `attach user@host` runs on the other machine.
+    commands["relay"] = kinds.add_parser("relay", parents=[common])
+    commands["relay"].set_defaults(act=_relay)
+    _session(commands["relay"])
     return parser, commands
 
 
@@ -223,6 +236,28 @@ def _models(parser: _Parser) -> None:
 def _session(parser: _Parser) -> None:
     says = "a folder, or a name that `quanttui sessions` lists; left out: the latest"
     parser.add_argument("session", nargs="?", metavar="SESSION", help=says)
+
+
+def _target(parser: _Parser) -> None:
+    says = "a folder, a name that `quanttui sessions` lists, or user@host[:session]; left out: the latest"
+    parser.add_argument("session", nargs="?", metavar="SESSION", help=says)
+    parser.add_argument(
+        "--remote-command", metavar="CMD", default="", help="what quanttui is called on the other machine"
+    )
+
+
+def _model_folders(parser: _Parser) -> None:
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="look there too")
+
+
+def _plan_flags(parser: _Parser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="as for `quanttui run`, or ghost:NAME")
+    parser.add_argument("--memory", metavar="A,B", default="", help="memories to plan for, such as 16,32")
+    says = "contexts to plan for: 4k,32k; several of these or of --memory print a matrix"
+    parser.add_argument("--ctx", dest="contexts", metavar="N,M", default="", help=says)
+    for key in ("quants", "tasks", "until", "kv", "threads", "gpu_layers", "batch", "ubatch", "bandwidth"):
+        short, metavar, told = MEASURED[key]
+        parser.add_argument(_flag(key), *short, dest=key, metavar=metavar, help=f"{told} ({config.allowed(key)})")
 
 
 def _sweep_flags(parser: _Parser) -> None:
@@ -257,6 +292,10 @@ def _replay_flags(parser: _Parser) -> None:
 def _snapshot_flags(parser: _Parser) -> None:
     parser.add_argument("--at", metavar="WHEN", help="a time such as 12m, a quant, or flag; left out: the end")
     parser.add_argument("--size", type=_size, default=(120, 40), metavar="WxH", help="cells (default 120x40)")
+    parser.add_argument("--note", metavar="TEXT", default="", help="a note that goes with it")
+    parser.add_argument("--theme", metavar="NAME", help=config.allowed("theme"))
+    parser.add_argument("--glyphs", metavar="SET", help=config.allowed("glyphs"))
+    parser.add_argument("--layout", metavar="FORM", help=config.allowed("layout"))
     parser.add_argument("--out", metavar="NAME", help="NAME.svg, .txt and .json; left out: in the session's snapshots/")
 
 
@@ -267,6 +306,13 @@ def _report_flags(parser: _Parser) -> None:
 def _audit_flags(parser: _Parser) -> None:
     says = "a CSV file: model, quant and what else is known (source, device, size_gb, tok_s, ppl, ...)"
     parser.add_argument("table", metavar="TABLE.csv", help=says)
+
+
+def _web_flags(parser: _Parser) -> None:
+    parser.add_argument("--host", metavar="ADDRESS", help="another address than this machine's own; needs --token")
+    parser.add_argument("--port", type=int, metavar="N", help="its port")
+    parser.add_argument("--token", metavar="T", default="", help="what has to stand in the URL; left out: a random one")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to show: attach, demo, ...")
 
 
 def _doctor_flags(parser: _Parser) -> None:
@@ -342,16 +388,32 @@ def _versions() -> str:
 
 
 def _bare(args: argparse.Namespace) -> int:
-    """Without a command: the sweep that runs on this machine, else the demo; without a terminal, the guide."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """Without a command: the start screen; without a terminal, the guide."""
+    if not _has_terminal():
         print(GUIDE)
         return 0
-    from quanttui import session
+    settings = configuration(args)
+    _colour(settings)
+    from quanttui.sweep.choose import choose
 
-    found = session.listing(paths.sessions_dir(configuration(args).sessions_dir))
-    running = next((str(one.folder) for one in found if one.state == "running"), None)
-    words = ["attach", running] if running else ["demo"]
-    return _command([*words, *(["--config", args.config] if args.config else [])])
+    shared = ["--config", args.config] if args.config else []
+    notice = ""
+    while True:
+        choice = choose(
+            config.settings(settings), settings.text, paths.cache_dir(settings.cache_dir),
+            paths.sessions_dir(settings.sessions_dir), screen(settings), notice,
+        )  # fmt: skip
+        notice = ""
+        if choice is None:
+            return 0
+        if choice.act != "sweep":
+            _command([choice.act, choice.folder, *shared])
+            continue
+        words = ["--quants", choice.quants, "--tasks", ",".join(choice.tasks), "--until", choice.until]
+        try:
+            return _command(["run", *choice.models, *words, *shared] if choice.models else ["demo", *words, *shared])
+        except UserError as error:
+            notice = str(error)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -405,8 +467,7 @@ def request(args: argparse.Namespace, settings: config.Config) -> Request:
         cache_bytes=int(settings.cache_gib * 2**30),
         sample_hz=settings.sample_hz,
         patience=settings.patience,
-        theme=settings.theme,
-        glyphs=settings.glyphs,
+        screen=screen(settings),
         json=args.json,
         observer=partial(observer.load, paths.cache_dir(settings.cache_dir)),
     )
@@ -422,20 +483,63 @@ def _refuse_plan(args: argparse.Namespace, models: tuple[str, ...]) -> None:
 
 
 def _need_terminal(way_out: str) -> None:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _has_terminal():
         raise UserError(f"no terminal: {way_out}")
+
+
+def _has_terminal() -> bool:
+    """Whether somebody looks on: at a terminal, or through a browser."""
+    from quanttui.tui import evidence
+
+    return evidence.in_browser(os.environ) or (sys.stdin.isatty() and sys.stdout.isatty())
 
 
 def _colour(settings: config.Config) -> None:
     """Textual reads these when it is imported, and at no other time."""
-    if settings.color == "none":
-        os.environ["NO_COLOR"] = "1"
-    elif settings.color != "auto":
-        os.environ["TEXTUAL_COLOR_SYSTEM"] = {"16": "standard"}.get(settings.color, settings.color)
+    from quanttui.tui import evidence
+
+    depth = evidence.colour(os.environ).value if settings.color == "auto" else settings.color
+    evidence.settle(depth, os.environ)
 
 
 def _attach(args: argparse.Namespace) -> int:
-    return _watch(args, "attach")
+    from quanttui.remote import target
+
+    settings = configuration(args)
+    named = args.session
+    local = named is None or any(
+        (place / "events.jsonl").is_file() for place in (Path(named), paths.sessions_dir(settings.sessions_dir) / named)
+    )
+    there = None if local else target.parse(named)
+    return _watch(args, "attach") if there is None else _watch_there(args, settings, there)
+
+
+def _watch_there(args: argparse.Namespace, settings: config.Config, there: Target) -> int:
+    """Watch a session of another machine, through ssh."""
+    _need_terminal("a session of another machine is watched at one")
+    _colour(settings)
+    from quanttui.remote import mirror
+
+    one = mirror.connect(
+        there, paths.cache_dir(settings.cache_dir), remote=args.remote_command, terminal=True,
+        tell=lambda line: print(line, file=sys.stderr),
+    )  # fmt: skip
+    one.start()
+    try:
+        while not one.fetched.wait(0.5):
+            print(f"\r{one.link.words}", end="", file=sys.stderr, flush=True)
+        from quanttui.tui.app import Monitor
+
+        Monitor(one.folder, mode="attach", link=lambda: one.link, **screen(settings)).run()
+    finally:
+        one.stop()
+    return 0
+
+
+def _relay(args: argparse.Namespace) -> int:
+    from quanttui.remote import relay
+
+    return relay.run(_folder(args, configuration(args)))
 
 
 def _replay(args: argparse.Namespace) -> int:
@@ -449,21 +553,59 @@ def _watch(args: argparse.Namespace, mode: Literal["attach", "replay"], **cursor
     _colour(settings)
     from quanttui.tui.app import Monitor
 
-    Monitor(folder, mode=mode, theme=settings.theme, glyphs=settings.glyphs, **cursor).run()
+    Monitor(folder, mode=mode, **screen(settings), **cursor).run()
     return 0
 
 
-def _snapshot(args: argparse.Namespace) -> int:
-    folder = _folder(args, configuration(args))
-    from quanttui.tui.app import snapshot
+def screen(settings: config.Config) -> dict[str, Any]:
+    """What a screen is told of the configuration: arguments of tui.app.Monitor."""
+    from quanttui.tui import evidence
 
-    svg, text, view = snapshot(folder, args.at, args.size)
+    return {
+        "theme": settings.theme,
+        "glyphs": settings.glyphs,
+        "form": settings.layout,
+        "keymap": settings.keys,
+        "mouse": settings.mouse == "on" or (settings.mouse == "auto" and evidence.mouse(os.environ).value == "on"),
+        "sessions": paths.sessions_dir(settings.sessions_dir),
+    }
+
+
+def _snapshot(args: argparse.Namespace) -> int:
+    settings = configuration(args)
+    folder = _folder(args, settings)
+    from quanttui.tui import snapshot
+    from quanttui.tui.app import picture
+
+    glyphs = settings.glyphs if settings.glyphs != "auto" else "braille"
+    made = picture(folder, args.at, args.size, settings.theme, glyphs, args.note, settings.layout)
     stem = Path(args.out).expanduser() if args.out else folder / "snapshots" / time.strftime("%Y-%m-%d-%H%M%S")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "txt", "json")}
-    for path, content in zip(written.values(), (svg, text, view), strict=True):
-        path.write_text(content, encoding="utf-8")
-    _print(args, {kind: str(path) for kind, path in written.items()}, "\n".join(map(str, written.values())))
+    written = dict(zip(snapshot.KINDS, map(str, snapshot.save(stem, made)), strict=True))
+    _print(args, written, "\n".join(written.values()))
+    return 0
+
+
+def _models_here(args: argparse.Namespace) -> int:
+    from quanttui.models import find
+    from quanttui.report import models as told
+
+    cache = paths.cache_dir(configuration(args).cache_dir)
+    found = find.find(find.places(os.environ, args.folders, cache=cache), cache)
+    _print(args, told.data(found), told.report(found))
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from quanttui.models import fit
+    from quanttui.report import plan as told
+
+    settings = configuration(args)
+    quants = ",".join(settings.quants) or None
+    found = fit.run(
+        args.models, quants, config.settings(settings), fit.memories(args.memory), fit.contexts(args.contexts),
+        cache=paths.cache_dir(settings.cache_dir),
+    )  # fmt: skip
+    _print(args, told.data(found), told.report(found))
     return 0
 
 
@@ -490,7 +632,7 @@ def _report(args: argparse.Namespace) -> int:
     settings = configuration(args)
     folder = _folder(args, settings)
     state = session.load(folder)
-    over = session.status(state) != "running"
+    over = session.status(state, folder) != "running"
     if args.json or args.format == "json":
         from quanttui.report.json import report as as_json
 
@@ -514,6 +656,13 @@ def _audit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _web(args: argparse.Namespace) -> int:
+    from quanttui import web
+
+    host, port = args.host or web.HOST, web.PORT if args.port is None else args.port
+    return web.serve(args.words, host, port, args.token)
+
+
 def _doctor(args: argparse.Namespace) -> int:
     settings = configuration(args)
     cache = paths.cache_dir(settings.cache_dir)
@@ -531,7 +680,8 @@ def _doctor(args: argparse.Namespace) -> int:
 
     if args.observer is not None:
         return observer.run(args.observer, args.pairs or observer.PAIRS, cache, settings.threads, args.json)
-    return host.run(cache, settings.threads, args.json)
+    shown = {key: getattr(settings, key) for key in ("glyphs", "color", "layout", "mouse")}
+    return host.run(cache, settings.threads, args.json, shown)
 
 
 def _writes(text: str) -> bool:

@@ -47,10 +47,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     quants: Annotated[tuple[str, ...], Meta(description="quants by name, or common, or all")] = ()
     tasks: Annotated[
-        tuple[Literal["speed", "ppl", "kld"], ...], Meta(min_length=1, description="one or more of speed, ppl and kld")
+        tuple[Literal["speed", "ppl", "kld", "prompts"], ...],
+        Meta(min_length=1, description="one or more of speed, ppl, kld and prompts"),
     ] = ("speed", "ppl", "kld")
     text: Annotated[str, Meta(min_length=1, description="a text file, or pocket, or wikitext-2")] = "wikitext-2"
     chunks: Annotated[int, Meta(ge=-1, le=2**24, description="a whole number, -1 for all of the text, 0 for none")] = -1
+    prompts: Annotated[str, Meta(description="a file with a prompt a line, as JSON")] = ""
+    max_tokens: Annotated[int, Meta(ge=1, le=32_768, description="a whole number from 1 to 32768")] = 128
+    chat: Annotated[bool, Meta(description="true or false")] = False
     prompt: Count = 512
     decode: Count = 128
     depth: Annotated[
@@ -119,6 +123,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     color: Annotated[
         Literal["auto", "truecolor", "256", "16", "none"], Meta(description="auto, truecolor, 256, 16 or none")
     ] = "auto"
+    layout: Annotated[
+        Literal["auto", "lines", "rows", "panels", "wide"], Meta(description="auto, lines, rows, panels or wide")
+    ] = "auto"
+    mouse: Annotated[Literal["auto", "on", "off"], Meta(description="auto, on or off")] = "auto"
+    keys: Annotated[
+        dict[str, Annotated[str, Meta(min_length=1, max_length=100)]],
+        Meta(max_length=64, description="actions with keys divided by blanks, such as freeze=f space,help=f1"),
+    ] = {}
 
 
 KEYS: tuple[str, ...] = Config.__struct_fields__
@@ -165,7 +177,7 @@ def settings(config: Config) -> Settings:
         UserError: nothing is left to measure.
     """
     speed = "speed" in config.tasks and config.repetitions and (config.prompt or config.decode)
-    if not speed and not ({"ppl", "kld"} & set(config.tasks) and config.chunks):
+    if not speed and not ({"ppl", "kld"} & set(config.tasks) and config.chunks) and "prompts" not in config.tasks:
         raise UserError(
             "nothing is left to measure: give --prompt or --decode with --repetitions, or --chunks, more than 0, "
             "and name their task in --tasks"
@@ -200,6 +212,9 @@ def settings(config: Config) -> Settings:
         until=config.until,
         seed=config.seed,
         polite=config.polite,
+        prompts=config.prompts,
+        max_tokens=config.max_tokens,
+        chat=config.chat,
         load_mode=config.load_mode,
         repack=config.repack,
         thresholds=tuple(sorted(config.thresholds.items())),

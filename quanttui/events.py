@@ -17,7 +17,12 @@ import msgspec
 SCHEMA = 1
 
 OUTCOMES = ("ok", "failed", "oom", "crashed", "refused", "timeout", "skipped", "interrupted")
-PHASES = ("idle", "quantize", "hash", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool")
+PHASES = (
+    "idle", "quantize", "hash", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool", "paused"
+)
+STOPPED = ("eos", "stop", "length", "context")
+"""Why an answer ended: the model ended it, one of its stop strings came, it was long enough or filled the context; or
+its prompt alone was too long for the context, and there is none."""
 
 READINGS: dict[str, str] = {
     "mem.total": "bytes of memory that this sweep may use: the container's limit if there is one, else the machine's",
@@ -135,6 +140,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     logits come from: file, beside, auto; `kld_bytes` caps the file, `kld_base` is one that exists already.
     `until`: full scores all chunks in the text's order; decided draws them in one random order (`seed`) and stops an
     arm when its interval lies wholly inside or outside ± `tolerance` (a share of the base's perplexity).
+    `prompts`: the file of the task of that name, "" for the shipped ones. An answer has at most `max_tokens` tokens,
+    where its prompt says nothing else. `chat`: a prompt that is plain text is given as a user's message, too, where the
+    model has a chat template.
     `thresholds` of verdicts that differ from diagnosis.thresholds', by name; `bandwidth`: GB/s (1e9 bytes per second)
     of devices as configured, by name: cpu, gpu0. `load_mode` and `repack` are llama.cpp's own: how the file is brought
     into memory, and whether the CPU backend may rearrange weights into memory of its own.
@@ -171,6 +179,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     until: str = "full"
     seed: int = 1
     polite: bool = False
+    prompts: str = ""
+    prompts_sha256: str = ""
+    max_tokens: int = 128
+    chat: bool = False
     load_mode: str = "auto"
     repack: bool = True
     thresholds: tuple[tuple[str, float], ...] = ()
@@ -245,6 +257,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind perplexity: the chunks `index` … `index + count - 1`, decoded together; where they were drawn at random,
     `chunks` are those that the draws of these numbers gave.
     kind anchor: a decode of the anchor arm, measured again: `attempt` is the round, `index` the repetition in it.
+    kind task: the `index`-th item of `task`, by its name `item`.
     `attempt` > 1: the same arm once more in a fresh process.
     """
 
@@ -256,6 +269,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int = 1
     attempt: int = 1
     chunks: tuple[int, ...] = ()
+    task: str = ""
+    item: str = ""
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -264,10 +279,12 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def id(self) -> str:
-        """A name unique in the session: `Q4_K_M decode 128@0 #3`, `Q4_K_M perplexity 40-43`."""
+        """A name unique in the session: `Q4_K_M decode 128@0 #3`, `Q4_K_M perplexity 40-43`, `Q4_K_M traps item 7`."""
         again = f" again {self.attempt}" if self.attempt > 1 else ""
         if self.kind == "perplexity":
             return f"{self.arm} perplexity {self.index}-{self.index + self.count - 1}{again}"
+        if self.kind == "task":
+            return f"{self.arm} {self.task} item {self.item}{again}"
         return f"{self.arm} {self.kind} {self.tokens}@{self.depth} #{self.index}{again}"
 
 
@@ -560,6 +577,36 @@ class BaseChosen(Event, frozen=True, kw_only=True, tag="base.chosen"):
     why: str = ""
 
 
+class Item(Event, frozen=True, kw_only=True, tag="item"):
+    """One raw answer of a task, told before its unit is done. `items` is how many the task has.
+
+    `prompt` is the SHA-256 of the text that the model was given, `form` how that was made of the item: "chat" by the
+    model's template, "plain" as it stands, else why there was no template for its messages. `answer` is its beginning
+    (ANSWER characters); all of it lies as a line of JSON in `file` (relative to the session) from byte `offset`.
+    `correct` by the item's check, which asks for `expected`: None where there is no check, or no answer.
+    `tokens` were answered to `prompt_tokens` in `ns`, from `at` on; `stopped` is one of STOPPED.
+    """
+
+    unit: Unit
+    items: int
+    prompt: str
+    form: str
+    answer: str
+    stopped: str
+    tokens: int
+    prompt_tokens: int
+    at: float
+    ns: int
+    correct: bool | None = None
+    expected: str = ""
+    file: str = ""
+    offset: int = 0
+
+
+ANSWER = 2000
+"""Characters of an answer that an event carries; the rest is in raw/."""
+
+
 class UnitDisturbed(Event, frozen=True, kw_only=True, tag="unit.disturbed"):
     """The unit under way shared its cores with something of ours: it counts for nothing and is measured once more."""
 
@@ -598,11 +645,17 @@ class ArmFailed(Event, frozen=True, kw_only=True, tag="arm.failed"):
 
 
 class Control(Event, frozen=True, kw_only=True, tag="control"):
-    """A request from control.jsonl was taken; `offset` is where the next one begins, so none acts twice."""
+    """A request from control.jsonl was taken; `offset` is where the next one begins, so none acts twice.
+
+    `request`: skip, rerun (both of an arm), stop, leave, finish, pause, resume, tolerance (`value` in percent).
+    `refused` says why it does nothing: such a one changes nothing.
+    """
 
     request: str
     offset: int
     arm: str = ""
+    value: str = ""
+    refused: str = ""
 
 
 class Beat(Event, frozen=True, kw_only=True, tag="beat"):
@@ -645,6 +698,7 @@ Known = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
     Tokens,
     Perplexity,
     BaseChosen,
+    Item,
     UnitDisturbed,
     UnitDone,
     ArmDone,

@@ -15,7 +15,7 @@ from quanttui import events as e
 from quanttui import session, summary
 from quanttui.diagnosis import drift
 from quanttui.format import clean, clock, duration, significant, size
-from quanttui.state import Arm, State
+from quanttui.state import Arm, State, asked
 
 PERIOD = 1.0
 """Seconds between looks at the log."""
@@ -131,6 +131,9 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
     elif isinstance(event, e.PhaseDone) and event.phase == "perplexity":
         if state.settings.until != "decided":  # there arms come back to it, and each ends with its call
             yield f"{_place(event.arm, state)}  {_phase(event.phase, state.arms[event.arm], state)}"
+    elif isinstance(event, e.PhaseDone) and event.phase == "task":
+        for line in _tasks(state.arms[event.arm]):
+            yield f"{_place(event.arm, state)}  {line}"
     elif isinstance(event, e.UnitDisturbed):
         why = clean(event.why)
         yield f"{_place(event.unit.arm, state)}  {event.unit.kind} #{event.unit.index} is done again: {why}"
@@ -145,7 +148,10 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
         for line in event.stderr[-3:]:
             yield f"{_place(event.arm, state)}    | {clean(line)}"
     elif isinstance(event, e.Control):
-        yield f"asked to {event.request} {event.arm}".rstrip()
+        refused = f": refused: {clean(event.refused)}" if event.refused else ""
+        yield f"asked to {clean(asked(event))}{refused}"
+    elif isinstance(event, e.PhaseStarted) and event.phase == "paused":
+        yield "paused: no new unit begins until somebody asks to resume, or the sweep is stopped"
     elif isinstance(event, e.SessionClosed):
         text = state.notes[-1].text if state.notes else event.outcome
         yield f"{text}: {_count(state)} of {len(state.arms)} arms recorded"
@@ -235,6 +241,20 @@ def _phase(phase: str, arm: Arm, state: State) -> str:
     spread = f" ±{significant(speed.sd, 2)}" if speed.sd is not None else ""
     near = f", mean within ±{significant(speed.radius, 2)} (95 %)" if speed.radius is not None else ""
     return f"{phase} {significant(speed.tok_s, 4)}{star}{spread} tok/s (sd over {speed.n} repetitions){near}"
+
+
+def _tasks(arm: Arm) -> Iterator[str]:
+    """How an arm did in each of its tasks."""
+    for task, planned in arm.items_planned.items():
+        answers = [one for one in arm.items.values() if one.unit.task == task]
+        judged = [one.correct for one in answers if one.correct is not None]
+        cut = sum(one.stopped == "length" for one in answers)
+        without = sum(one.stopped == "context" for one in answers)
+        parts = [f"{task}: {len(answers)} of {planned} answered"]
+        parts += [f"{sum(judged)} of {len(judged)} right"] if judged else []
+        parts += [f"{cut} cut off at their length"] if cut else []
+        parts += [f"{without} too long for the context"] if without else []
+        yield ", ".join(parts)
 
 
 def _error(found: tuple[float, float | None]) -> str:

@@ -16,9 +16,11 @@ import json
 import math
 import os
 import re
+import shutil
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,10 +36,14 @@ from quanttui.format import clean
 from quanttui.stats.divergence import Rows
 
 EVENTS, FRAMES, CONTROL, MANIFEST = "events.jsonl", "frames.idx", "control.jsonl", "manifest.json"
-FRAME_EVERY = 20_000
-"""Events between key frames: folding that many takes well under a second."""
+REMOTE = "remote.json"
+"""In the mirror of another machine's session alone: where it comes from (`Origin`)."""
+FRAME_EVERY = 5_000
+"""Events between key frames: reading and folding that many takes less than a tenth of a second."""
 
 _FRAME = struct.Struct("<4sQQI")
+_PACKED = 1
+"""zlib's level: a frame of 0.9 MB shrinks to a fifth in 10 ms; higher levels gain little."""
 _BLOCK = 1 << 20
 
 
@@ -79,13 +85,10 @@ class Writer:
         self.folder = folder
         self.state = fold.State()
         self._lock = threading.Lock()
-        reader = Reader(folder)
-        fold.fold(reader.events(), self.state)
-        whole = reader.offset
+        whole, self._since_frame = _refold(folder, self.state)
         self.log = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
         os.ftruncate(self.log, whole)
         self._size = whole
-        self._since_frame = 0
         self.origin_ns = time.monotonic_ns() - int(self.state.t * 1e9)
 
     def now(self) -> float:
@@ -122,7 +125,7 @@ class Writer:
     def _frame(self) -> None:
         self._since_frame = 0
         with suppress(OSError):
-            append_frame(self.folder, self._size, self.state)
+            append_frame(self.folder / FRAMES, self._size, self.state)
 
     def sync(self) -> None:
         """Have the log on the disk itself."""
@@ -179,11 +182,9 @@ class Reader:
 
 def load(folder: Path) -> fold.State:
     """The state after the whole log, by way of the last key frame where there is one."""
-    frames = read_frames(folder)
-    while frames:
-        offset, _, frame = frames.pop()
-        with suppress(ValueError):
-            return _fold_from(folder, offset, fold.decode(frame))
+    for frame in reversed(frames(folder)):
+        with suppress(ValueError, OSError):
+            return _fold_from(folder, frame.offset, read_frame(folder / FRAMES, frame))
     return _fold_from(folder, 0, fold.State())
 
 
@@ -195,29 +196,101 @@ def _fold_from(folder: Path, offset: int, state: fold.State) -> fold.State:
         reader.close()
 
 
-def append_frame(folder: Path, offset: int, state: fold.State) -> None:
-    """Add a key frame: the state after the first `offset` bytes of the log."""
-    frame = fold.encode(state)
-    with open(folder / FRAMES, "ab") as file:
-        file.write(_FRAME.pack(fold.layout(), offset, int(state.t * 1e9), len(frame)) + frame)
+def _refold(folder: Path, state: fold.State) -> tuple[int, int]:
+    """Fold a whole log into `state`, for its next writer, and make the key frames that are missing.
+
+    Returns:
+        the end of its last whole line, and how many events came after the last key frame.
+    """
+    path, known = folder / FRAMES, frames(folder)
+    with suppress(OSError):
+        os.truncate(path, known[-1].place + known[-1].length if known else 0)
+    covered = known[-1].offset if known else 0
+    reader, count = Reader(folder), 0
+    for event in reader.events():
+        state.apply(event)
+        count += 1
+        if count % FRAME_EVERY == 0 and reader.offset > covered:
+            with suppress(OSError):
+                append_frame(path, reader.offset, state)
+    reader.close()
+    return reader.offset, count % FRAME_EVERY
 
 
-def read_frames(folder: Path) -> list[tuple[int, float, bytes]]:
-    """Key frames as (offset in the log, session time, encoded state), torn or foreign ones left out."""
+class Frame(msgspec.Struct, frozen=True):
+    """Where a key frame lies: it is the state after `offset` bytes of the log, at session time `t`; its body is
+    `length` bytes from `place` on in its file."""
+
+    offset: int
+    t: float
+    place: int
+    length: int
+
+
+def append_frame(path: Path, offset: int, state: fold.State) -> Frame:
+    """Add a key frame to a file of them: the state after the first `offset` bytes of the log."""
+    body = zlib.compress(fold.encode(state), _PACKED)
+    with open(path, "ab") as file:
+        file.write(_FRAME.pack(fold.layout(), offset, int(state.t * 1e9), len(body)) + body)
+        return Frame(offset, int(state.t * 1e9) / 1e9, file.tell() - len(body), len(body))
+
+
+def frames(folder: Path) -> list[Frame]:
+    """The key frames of a session; torn or foreign ones, and what comes after them, are left out."""
+    found: list[Frame] = []
     try:
-        data = (folder / FRAMES).read_bytes()
         size = (folder / EVENTS).stat().st_size
+        with open(folder / FRAMES, "rb") as file:
+            whole = os.fstat(file.fileno()).st_size
+            while len(head := file.read(_FRAME.size)) == _FRAME.size:
+                magic, offset, t_ns, length = _FRAME.unpack(head)
+                place = file.tell()
+                if magic != fold.layout() or place + length > whole or offset > size:
+                    break
+                found.append(Frame(offset, t_ns / 1e9, place, length))
+                file.seek(length, os.SEEK_CUR)
     except OSError:
-        return []
-    frames, at = [], 0
-    while at + _FRAME.size <= len(data):
-        magic, offset, t_ns, length = _FRAME.unpack_from(data, at)
-        body = data[at + _FRAME.size : at + _FRAME.size + length]
-        if magic != fold.layout() or len(body) < length or offset > size:
-            break
-        frames.append((offset, t_ns / 1e9, body))
-        at += _FRAME.size + length
-    return frames
+        return found
+    return found
+
+
+def read_frame(path: Path, frame: Frame) -> fold.State:
+    """The state that a key frame holds.
+
+    Raises:
+        ValueError: it is torn, or of another version.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(frame.place)
+        body = file.read(frame.length)
+    try:
+        return fold.decode(zlib.decompress(body))
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+
+
+def end(folder: Path) -> float:
+    """Session time of the last whole event in the log, seconds; 0 where there is none.
+
+    Raises:
+        UserError: the log cannot be read.
+    """
+    try:
+        with open(folder / EVENTS, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            block = 1 << 16
+            while True:
+                file.seek(max(0, size - block))
+                lines = file.read().split(b"\n")[:-1]
+                for line in reversed(lines):
+                    with suppress(ValueError):
+                        return max(0.0, e.decode(line).t)
+                if block >= size:
+                    return 0.0
+                block *= 4
+    except OSError as error:
+        raise UserError(f"{folder}: is no session ({error.strerror}): `quanttui sessions` lists them") from None
 
 
 class Info(msgspec.Struct, frozen=True):
@@ -241,13 +314,43 @@ def alive(pid: int, started: float) -> bool:
         return False
 
 
-def status(state: fold.State) -> str:
-    """running, done, interrupted, or empty where nothing was recorded."""
+class Origin(msgspec.Struct, frozen=True):
+    """Whose session a mirror is: of `host`, from `folder` there. `key` tells it from others of the same name.
+
+    `alive`: whether its writer ran when that machine last said so, at its Unix time `wall`. `asked`: bytes of the
+    mirror's control.jsonl that were carried there.
+    """
+
+    host: str
+    session: str
+    folder: str
+    key: str
+    alive: bool
+    wall: float
+    asked: int = 0
+
+
+def origin(folder: Path) -> Origin | None:
+    """Where a mirror comes from; None for a session of this machine."""
+    try:
+        return msgspec.json.decode((folder / REMOTE).read_bytes(), type=Origin)
+    except (OSError, ValueError):
+        return None
+
+
+def status(state: fold.State, folder: Path | None = None) -> str:
+    """running, done, interrupted, or empty where nothing was recorded.
+
+    Args:
+        folder: the session's. Of a mirror, that machine's last word says whether its writer lives: a process of this
+            one that has the same number means nothing.
+    """
     if state.opened is None or state.writer is None:
         return "empty"
     if state.closed:
         return "interrupted" if state.closed == "interrupted" else "done"
-    return "running" if alive(*state.writer) else "interrupted"
+    mirrored = origin(folder) if folder is not None else None
+    return "running" if (mirrored.alive if mirrored else alive(*state.writer)) else "interrupted"
 
 
 def info(folder: Path) -> Info:
@@ -257,7 +360,7 @@ def info(folder: Path) -> Info:
         folder=folder,
         name=folder.name,
         model=clean(state.model),
-        state=status(state),
+        state=status(state, folder),
         wall=state.wall,
         arms=len(state.arms),
         arms_done=sum(arm.outcome not in ("planned", "running") for arm in state.arms.values()),
@@ -293,9 +396,49 @@ def find(sessions: Path, name: str | None) -> Path:
     raise UserError(f"{clean(name)}: is no session: `quanttui sessions` lists those in {sessions}")
 
 
-def request(folder: Path, act: str, arm: str = "") -> None:
-    """Ask the sweep that writes this session to do something: one line appended to control.jsonl."""
-    line = json.dumps({"request": act, "arm": arm, "wall": time.time()}) + "\n"
+class _Request(msgspec.Struct, frozen=True):
+    """A line of control.jsonl."""
+
+    request: str
+    arm: str = ""
+    value: str | float = ""
+
+
+OWN = (FRAMES, CONTROL, MANIFEST, REMOTE, "raw", "stderr", "snapshots")
+"""What a session's folder holds beside its log."""
+
+
+def delete(folder: Path, sessions: Path) -> str:
+    """Delete a session for good; the log goes last, so that what is begun can be done again.
+
+    Returns:
+        the name of something in its folder that is not a session's, and stays; "" where the folder is gone.
+
+    Raises:
+        UserError: it is no session of `sessions`, or it is being written.
+        OSError: something cannot be deleted.
+    """
+    if folder.is_symlink() or folder.resolve().parent != sessions.resolve() or not (folder / EVENTS).is_file():
+        raise UserError(f"{clean(str(folder))}: is no session below {clean(str(sessions))}: nothing is deleted")
+    if status(load(folder), folder) == "running":
+        raise UserError(f"{clean(folder.name)}: is running: stop its sweep first")
+    reports = [path.name for path in folder.glob("report.*") if path.is_file()]
+    for name in (*OWN, *reports, EVENTS):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    left = sorted(path.name for path in folder.iterdir())
+    if left:
+        return clean(left[0], 80)
+    folder.rmdir()
+    return ""
+
+
+def request(folder: Path, act: str, arm: str = "", value: str = "") -> None:
+    """Ask the sweep that writes this session to do something (events.Control): one line appended to control.jsonl."""
+    line = json.dumps({"request": act, "arm": arm, "value": value, "wall": time.time()}) + "\n"
     file = os.open(folder / CONTROL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line.encode())
@@ -304,19 +447,25 @@ def request(folder: Path, act: str, arm: str = "") -> None:
 
 
 def requests(folder: Path, offset: int) -> Iterator[e.Control]:
-    """Requests from a byte offset of control.jsonl on, whole lines only; what is none is skipped."""
+    """Requests from a byte offset of control.jsonl on, whole lines only; a line that is none comes back refused."""
     try:
         with open(folder / CONTROL, "rb") as file:
             file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
+            data = file.read(_BLOCK)
+    except OSError:
         return
-    for line in data.split(b"\n")[:-1]:
+    lines = data.split(b"\n")
+    for line in lines[:-1] if len(lines) > 1 or len(data) < _BLOCK else [data[:-1]]:
         offset += len(line) + 1
-        with suppress(ValueError, KeyError, AttributeError, TypeError):
-            found: Any = json.loads(line)
-            act, arm = clean(str(found["request"]), 40), clean(str(found.get("arm", "")), 80)
-            yield e.Control(request=act, arm=arm, offset=offset)
+        try:
+            found = msgspec.json.decode(line, type=_Request)
+        except (ValueError, RecursionError):
+            said = clean(line[:80].decode("utf-8", "replace"), 40)
+            yield e.Control(request=said, offset=offset, refused="it is no request")
+        else:
+            told = clean(found.request, 40), clean(found.arm, 80), clean(str(found.value), 40)
+            yield e.Control(request=told[0], arm=told[1], value=told[2], offset=offset)
+
 
 
 def part(folder: Path, kind: str, name: str) -> Path:

@@ -42,6 +42,9 @@ GROWING = (
 )
 """Counters whose growth is kept for every slice of a timed unit."""
 
+TEXTS, SHORT = 200_000, 80
+"""So many characters of answers are kept for each arm; of each later answer only so many."""
+
 SLICE = 0.9
 """Seconds of a timed unit that go together at least: a little less than the second between readings in the quiet."""
 
@@ -120,6 +123,27 @@ class Peak(msgspec.Struct):
         self.device = _larger(self.device, device)
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """One item of a task as an arm answered it: what events.Item says.
+
+    `text` is the answer's beginning, a short one where the arm has said much already (TEXTS).
+    """
+
+    unit: e.Unit
+    text: str
+    correct: bool | None
+    expected: str
+    stopped: str
+    tokens: int
+    prompt_tokens: int
+    ns: int
+    at: float
+    prompt: str
+    form: str
+    file: str
+    offset: int
+
+
 class Energy(msgspec.Struct):
     """Joules by an energy counter over seconds that lay wholly inside timed units."""
 
@@ -191,7 +215,8 @@ class Attempt(msgspec.Struct):
 
 class Arm(msgspec.Struct):
     """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done, `anchor`
-    the repetitions in which it was measured again as the anchor.
+    the repetitions in which it was measured again as the anchor. `items` are its answers by `task/item`, in the order
+    in which they came, of as many as `items_planned` says for each task; `texts` counts the characters that are kept.
 
     `exact` compares with the base arm's own nll, `rows` with the base's logits as 16-bit rows: they differ where a text
     has tokens that the rows cannot tell apart (stats.divergence.Rows).
@@ -204,6 +229,9 @@ class Arm(msgspec.Struct):
     chunks_planned: int | None = None
     units: dict[str, float] = {}
     anchor: list[Repetition] = []
+    items: dict[str, Answer] = {}
+    items_planned: dict[str, int] = {}
+    texts: int = 0
     exact: Paired = msgspec.field(default_factory=Paired)
     rows: Paired = msgspec.field(default_factory=Paired)
 
@@ -273,7 +301,9 @@ class State(msgspec.Struct):
     """All that is known after some event. `t` is that event's session time.
 
     `remembered` is the bandwidth that earlier sessions measured, `idle` the energy that the machine took while nothing
-    computed; `rerun` are arms that somebody asked to run again, and up to which attempt.
+    computed; `rerun` are arms that somebody asked to run again, and up to which attempt, `skips` those to be skipped
+    that are not yet. `paused_at`: since when no new unit begins, None while they do. `ending`: leave or finish, by
+    which the sweep was asked to end after the unit under way.
     """
 
     t: float = 0.0
@@ -303,6 +333,9 @@ class State(msgspec.Struct):
     remembered: e.Ceiling | None = None
     idle: Energy | None = None
     rerun: dict[str, int] = {}
+    skips: list[str] = []
+    paused_at: float | None = None
+    ending: str = ""
     closed: str = ""
     beat: e.Beat | None = None
     unknown: int = 0
@@ -335,6 +368,10 @@ class State(msgspec.Struct):
     @property
     def phase(self) -> str:
         return self.span.phase if self.span else ""
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_at is not None
 
     def note(self, t: float, level: str, text: str, arm: str = "") -> None:
         self.notes.append(Note(t, level, text, arm))
@@ -429,7 +466,7 @@ def _writer(state: State, event: e.SessionOpened | e.SessionResumed) -> None:
     state.settings, state.host, state.build = event.settings, event.host, event.build
     state.observer = event.observer
     state.wall = event.wall - event.t
-    state.closed = ""
+    state.closed, state.ending, state.paused_at = "", "", None
     for planned in event.plan:
         if planned.id in state.arms:
             state.arms[planned.id].plan = planned
@@ -553,7 +590,7 @@ def _sample(state: State, event: e.Sample) -> None:
             _add(state, name, event.t, value)
     _energy(state, event, before, then)
     # In the phase "bandwidth" the memory is the probe's, and "idle" is no arm's.
-    measured = state.span is not None and state.span.phase not in ("bandwidth", "idle")
+    measured = state.span is not None and state.span.phase not in ("bandwidth", "idle", "paused")
     if measured and state.span is not None and (attempt := _arm(state, state.span.arm).attempt) is not None:
         peak = attempt.peaks.setdefault(state.span.phase, Peak())
         peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(now, "mem_used"))
@@ -716,7 +753,7 @@ def _tokens(state: State, event: e.Tokens) -> None:
         running.ns += sum(event.ns)
         slices = _attempt_of(state, event.unit).slices
         _take(slices, running, begin, running.at + running.ns / 1e9, float(len(event.ns)))
-        if running.ns > 0:
+        if running.ns > 0 and event.unit.kind != "task":
             _add(state, "decode.tok_s", event.t, len(event.ns) * 1e9 / max(1, sum(event.ns)))
 
 
@@ -737,6 +774,22 @@ def _perplexity(state: State, event: e.Perplexity) -> None:
             rows.p_diff, rows.p_diff2, rows.p_diff4, rows.same_top,
         )  # fmt: skip
         arm.rows.add(rows.base, kld, sums)
+
+
+def _item(state: State, event: e.Item) -> None:
+    arm, unit = _arm(state, event.unit.arm), event.unit
+    if event.form not in ("chat", "plain") and not any(event.form == one.form for one in arm.items.values()):
+        state.note(event.t, "info", f"{unit.arm}: prompts are given as plain text: {event.form}", unit.arm)
+    key = f"{unit.task}/{unit.item}"
+    before = arm.items.get(key)
+    arm.texts -= len(before.text) if before else 0
+    text = event.answer if arm.texts + len(event.answer) <= TEXTS else event.answer[:SHORT]
+    arm.texts += len(text)
+    arm.items_planned[unit.task] = event.items
+    arm.items[key] = Answer(
+        unit, text, event.correct, event.expected, event.stopped, event.tokens, event.prompt_tokens, event.ns, event.at,
+        event.prompt, event.form, event.file, event.offset,
+    )  # fmt: skip
 
 
 def _base_chosen(state: State, event: e.BaseChosen) -> None:
@@ -781,21 +834,54 @@ def _unit_done(state: State, event: e.UnitDone) -> None:
 def _arm_done(state: State, event: e.ArmDone) -> None:
     _leave(state, event.t, "")
     _attempt(state, event.arm, event.attempt).done = True
+    state.skips = [name for name in state.skips if name != event.arm]
     state.note(event.t, "ok", f"{event.arm} done", event.arm)
 
 
 def _arm_failed(state: State, event: e.ArmFailed) -> None:
-    _leave(state, event.t, event.error)
+    if state.span is None or state.span.arm == event.arm:  # one that is skipped may not be the one under way
+        _leave(state, event.t, event.error)
     _attempt(state, event.arm, event.attempt).failed = event
-    state.note(event.t, "bad", f"{event.arm} {event.outcome}: {event.error}", event.arm)
+    state.skips = [name for name in state.skips if name != event.arm]
+    level = "info" if event.outcome == "skipped" else "bad"
+    state.note(event.t, level, f"{event.arm} {event.outcome}: {event.error}", event.arm)
 
 
 def _control(state: State, event: e.Control) -> None:
     state.control_offset = event.offset
+    if event.refused:
+        state.note(event.t, "warn", f"refused: {asked(event)}: {event.refused}", event.arm)
+        return
     arm = state.arms.get(event.arm or state.arm)
     if event.request == "rerun" and arm is not None and arm.attempt is not None:
         state.rerun[arm.id] = arm.attempt.number + 1
-    state.note(event.t, "info", f"asked to {event.request} {event.arm}".rstrip(), event.arm)
+    elif event.request == "skip" and arm is not None and arm.outcome in ("planned", "running"):
+        state.skips = [*(name for name in state.skips if name != arm.id), arm.id]
+    elif event.request == "pause":
+        state.paused_at = event.t if state.paused_at is None else state.paused_at
+    elif event.request == "resume":
+        state.paused_at = None
+    elif event.request in ("leave", "finish"):
+        state.ending = event.request
+    elif event.request == "tolerance" and (share := tolerance(event.value)) is not None:
+        state.settings = msgspec.structs.replace(state.settings, tolerance=share)
+    state.note(event.t, "info", f"asked to {asked(event)}", event.arm)
+
+
+def tolerance(percent: str) -> float | None:
+    """A tolerance as a share, None where it is no number of percent above 0 and below 100."""
+    try:
+        share = float(percent.strip().removesuffix("%")) / 100
+    except ValueError:
+        return None
+    return share if 0 < share < 1 else None
+
+
+def asked(event: e.Control) -> str:
+    """What a viewer asked for, in words: skip Q2_K, set the tolerance to 2 %."""
+    if event.request == "tolerance":
+        return f"set the tolerance to {event.value.removesuffix('%').strip()} %"
+    return " ".join(filter(None, (event.request, event.arm, event.value)))
 
 
 def _beat(state: State, event: e.Beat) -> None:
@@ -804,7 +890,7 @@ def _beat(state: State, event: e.Beat) -> None:
 
 def _closed(state: State, event: e.SessionClosed) -> None:
     _leave(state, event.t, "")
-    state.closed = event.outcome
+    state.closed, state.paused_at, state.ending = event.outcome, None, ""
     text = {"ok": "sweep done", "failed": "sweep done: some arm failed", "interrupted": "sweep stopped: resume it"}
     state.note(event.t, "ok" if event.outcome == "ok" else "warn", text.get(event.outcome, event.outcome))
 
@@ -828,6 +914,7 @@ RULES: dict[type, Callable[[State, Any], None]] = {
     e.Tokens: _tokens,
     e.Perplexity: _perplexity,
     e.BaseChosen: _base_chosen,
+    e.Item: _item,
     e.UnitDisturbed: _unit_disturbed,
     e.UnitDone: _unit_done,
     e.ArmDone: _arm_done,

@@ -19,7 +19,7 @@ from quanttui.events import Build, Host, TensorGroup
 from quanttui.format import clean, significant
 from quanttui.state import Arm, Attempt, Repetition, Span, State
 from quanttui.stats import divergence, sequential
-from quanttui.stats.intervals import mean_sd, median, paired_ratio
+from quanttui.stats.intervals import mean_sd, median, paired_ratio, wilson
 from quanttui.stats.sequential import mean_sequence
 
 REPETITIONS = 8
@@ -156,6 +156,20 @@ class Placed(msgspec.Struct, frozen=True):
     doubtful: bool = False
 
 
+class Score(msgspec.Struct, frozen=True):
+    """Answers to the items of a task: how many there are, how many of those that have a check are right, and how many
+    were cut off because they became too long. `low` and `high`: 95 % interval of the share right (Wilson)."""
+
+    task: str
+    answers: int
+    planned: int
+    right: int
+    checked: int
+    cut: int
+    low: float | None = None
+    high: float | None = None
+
+
 class ArmSummary(msgspec.Struct, frozen=True):
     """One arm. Text in it is clean; a figure that is not known is None.
 
@@ -191,6 +205,7 @@ class ArmSummary(msgspec.Struct, frozen=True):
     disturbed: int = 0
     drift: float | None = None
     placed: Placed | None = None
+    scores: tuple[Score, ...] = ()
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -297,7 +312,19 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         disturbed=arm.attempt.disturbed if arm.attempt else 0,
         drift=drift.of(state, arm),
         placed=_placed(state, arm),
+        scores=_scores(arm),
     )
+
+
+def _scores(arm: Arm) -> tuple[Score, ...]:
+    found = []
+    for task, planned in arm.items_planned.items():
+        answers = [one for one in arm.items.values() if one.unit.task == task]
+        checked = [one.correct for one in answers if one.correct is not None]
+        low, high = wilson(sum(checked), len(checked)) if checked else (None, None)
+        cut = sum(one.stopped in ("length", "context") for one in answers)
+        found.append(Score(clean(task, 40), len(answers), planned, sum(checked), len(checked), cut, low, high))
+    return tuple(found)
 
 
 def tainted(judged: Iterable[Verdict], phase: str) -> bool:
@@ -538,8 +565,11 @@ def _attempt_words(attempt: Attempt, rate: float | None) -> str:
 _PER_BYTE = ("quantize", "load", "decode")
 """Phases whose time goes with the file's size. A prompt and a perplexity are compute: they go with their units only."""
 
-_GONE_ON_WITH = ("prompt", "decode", "perplexity")
+_GONE_ON_WITH = ("prompt", "decode", "perplexity", "task")
 """Phases of units, which a turn of another arm or a pause may cut into many spans. Others are whole in each span."""
+
+_WAITS = ("cool", "paused")
+"""Phases in which nothing is done."""
 
 _OF_AN_ARM = ("quantize", "hash", "load", "bandwidth", "warm", *_GONE_ON_WITH)
 """Phases that each arm goes through: rounds of the anchor and pauses belong to the sweep."""
@@ -619,6 +649,8 @@ def share_done(state: State, arm: Arm, phase: str) -> float:
         planned = arm.chunks_planned or 0
         over = bool(arm.chunks) and (arm.outcome not in ("planned", "running") or not _chunks_left(state, arm))
         return 1.0 if over else min(1.0, len(arm.chunks) / planned) if planned else 0.0
+    if phase == "task":
+        return _answered(arm)
     if phase in ("prompt", "decode"):
         return _timed_share(state, attempt, phase, here=False)
     return 1.0 if attempt.loaded is not None else 0.0
@@ -644,6 +676,7 @@ def _asked(state: State) -> list[str]:
         "prompt": speed and settings.prompt > 0,
         "decode": speed and settings.decode > 0,
         "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
+        "task": "prompts" in settings.tasks,
     }
     return [phase for phase, wanted in asked.items() if wanted]
 
@@ -654,7 +687,7 @@ def _under_way(state: State) -> _Key | None:
         return None
     for place in range(len(state.spans) - 1, -1, -1):
         span = state.spans[place]
-        if span.phase != "cool" and span.arm in state.arms:
+        if span.phase not in _WAITS and span.arm in state.arms:
             return None if span.phase == "anchor" and span.end is not None else _key(span, place)
     return None
 
@@ -667,7 +700,7 @@ def _stretches(state: State) -> dict[_Key, _Stretch]:
     found: dict[_Key, _Stretch] = {}
     for place, span in enumerate(state.spans):
         arm = state.arms.get(span.arm)
-        if span.phase == "cool" or arm is None:
+        if span.phase in _WAITS or arm is None:
             continue
         key = _key(span, place)
         one = found.get(key)
@@ -696,6 +729,8 @@ def _told(state: State, now: _Stretch, end: float) -> float:
     if now.phase == "perplexity":
         latest = max((chunk.at for chunk in now.arm.chunks.values()), default=end)
         return latest + sum(chunk.ns for chunk in now.arm.chunks.values() if chunk.at == latest) / 1e9
+    if now.phase == "task":
+        return max((one.at + one.ns / 1e9 for one in now.arm.items.values()), default=end)
     attempt = _numbered(now)
     done = [*attempt.repetitions(now.phase), *attempt.deeper] if attempt and now.phase in ("prompt", "decode") else []
     if now.phase == "anchor":
@@ -714,6 +749,8 @@ def _share_done(state: State, now: _Stretch) -> float:
     if now.phase == "perplexity":
         planned = now.arm.chunks_planned or 0
         return min(1.0, len(now.arm.chunks) / planned) if planned > 0 else 0.0
+    if now.phase == "task":
+        return _answered(now.arm)
     if now.phase == "anchor":
         done = [one for one in now.arm.anchor if one.at >= now.latest]
         seconds = sum(one.ns for one in done) / 1e9
@@ -730,7 +767,15 @@ def _share_over(state: State, one: _Stretch) -> float:
     if one.phase == "perplexity":
         planned = one.arm.chunks_planned or 0
         return min(1.0, len(one.arm.chunks) / planned) if planned else 1.0
+    if one.phase == "task":
+        return _answered(one.arm)
     return _timed_share(state, attempt, one.phase, here=False) if attempt else 1.0
+
+
+def _answered(arm: Arm) -> float:
+    """The share of the tasks' items that an arm has answered; 0 while it is not known how many there are."""
+    planned = sum(arm.items_planned.values())
+    return min(1.0, len(arm.items) / planned) if planned else 0.0
 
 
 def _timed_share(state: State, attempt: Attempt, kind: str, here: bool, units: int | None = None) -> float:
@@ -805,6 +850,8 @@ def _left(state: State, arm: Arm, phase: str, stretches: dict[_Key, _Stretch], n
         return 0.0
     if phase == "perplexity":
         return _chunks_left(state, arm) if number == 1 else 0.0
+    if phase == "task":
+        return 1.0 - _answered(arm) if number == 1 else 0.0
     if phase in _GONE_ON_WITH:
         known = stretches.get((arm.id, phase, number, 0))
         return 1.0 - known.done if known else 1.0

@@ -1,74 +1,95 @@
 """The time cursor: where in a session's log the screen stands, and how it moves. Pure: time comes in as arguments.
 
-Live, attached and replayed screens differ in nothing but this cursor. It knows states and events, no screen.
+Live, attached and replayed screens differ in nothing but this cursor. It knows states, no screen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from quanttui import events as e
-from quanttui import state as fold
 from quanttui.errors import UserError
-from quanttui.format import clean, clock
+from quanttui.format import clean
+from quanttui.state import State
 
 LIVE, FROZEN, REPLAY = "live", "frozen", "replay"
 
-STEP = 5.0
-"""Seconds that one press of an arrow key moves the cursor."""
+STEP, LEAP = 5.0, 50.0
+"""Seconds that an arrow key moves the cursor, without and with shift."""
+
+SLOWEST, FASTEST = 0.25, 64.0
+"""Times the recorded pace."""
+
+APART = 1e-3
+"""Seconds: edges nearer than this to the cursor are where it stands."""
 
 _STRETCH = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
-_DECISIVE = (e.UnitDone, e.PhaseFailed, e.ArmFailed, e.ArmDone)
-
 
 class Cursor(msgspec.Struct, frozen=True):
-    """A place in session time. `t` is None at the tail (mode live), else seconds.
+    """A place in session time. `t` is None at the tail, else seconds. Every move returns a new cursor.
 
-    live: follows the newest event. frozen: stands still while the collection goes on. replay: moves at `speed`
-    while `playing`. Every move returns a new cursor; `now` is the session time shown, `end` that of the last event.
+    While `playing` it moves on at `speed` times the recorded pace. `recorded`: of a session that is watched as a
+    recording, whose end is an end; in any other the end is the tail, and the cursor is live there.
     """
 
-    mode: str = LIVE
     t: float | None = None
     speed: float = 1.0
-    playing: bool = True
+    playing: bool = False
+    recorded: bool = False
 
-    def toggled(self, now: float) -> Cursor:
-        """Space: freeze or follow again; in a replay pause or play."""
-        if self.mode == REPLAY:
-            return msgspec.structs.replace(self, playing=not self.playing)
-        return Cursor(FROZEN, now, self.speed, False) if self.mode == LIVE else Cursor(speed=self.speed)
+    @property
+    def mode(self) -> str:
+        """LIVE follows the newest event, FROZEN stands still while the collection goes on, REPLAY is in a recording,
+        or plays what went before."""
+        if self.t is None:
+            return LIVE
+        return REPLAY if self.recorded or self.playing else FROZEN
+
+    def toggled(self, now: float, end: float) -> Cursor:
+        """Space: freeze what is shown, `now`, or follow again; of a recording play or pause, at its end from the start.
+        What plays is paused."""
+        if self.t is None:
+            return self._at(now)
+        if self.recorded:
+            return self._at(0.0 if not self.playing and self.t >= end else self.t, not self.playing)
+        return self._at(self.t) if self.playing else self.live()
+
+    def live(self) -> Cursor:
+        """At the tail."""
+        return Cursor(speed=self.speed)
+
+    def to(self, t: float, end: float) -> Cursor:
+        """At `t`, not before the start; at or beyond the end live again, or the end of a recording."""
+        if self.recorded:
+            return self._at(min(max(0.0, t), end), self.playing)
+        return self.live() if t >= end else self._at(max(0.0, t), self.playing)
 
     def moved(self, by: float, now: float, end: float) -> Cursor:
-        """`by` seconds away from what is shown, not before the start; beyond the end a frozen cursor is live again."""
-        to = max(0.0, (now if self.t is None else self.t) + by)
-        if self.mode == REPLAY:
-            return msgspec.structs.replace(self, t=min(to, end))
-        return Cursor(speed=self.speed) if to >= end else Cursor(FROZEN, to, self.speed, False)
+        """`by` seconds away from what is shown."""
+        return self.to((now if self.t is None else self.t) + by, end)
 
-    def to_start(self) -> Cursor:
-        """The first event."""
-        if self.mode == REPLAY:
-            return msgspec.structs.replace(self, t=0.0)
-        return Cursor(FROZEN, 0.0, self.speed, False)
-
-    def to_end(self, end: float) -> Cursor:
-        """The newest event: live again, or the end of a replay."""
-        return msgspec.structs.replace(self, t=end) if self.mode == REPLAY else Cursor(speed=self.speed)
+    def faster(self, times: float) -> Cursor:
+        """Play at `times` the pace; what stood still begins to play, at the pace that it had."""
+        if self.t is None:
+            return self
+        speed = min(FASTEST, max(SLOWEST, self.speed * times)) if self.playing else self.speed
+        return msgspec.structs.replace(self, speed=speed, playing=True)
 
     def passed(self, seconds: float, end: float) -> Cursor:
-        """After `seconds` of real time. A replay stops at the end."""
-        if self.mode != REPLAY or not self.playing or self.t is None:
+        """After `seconds` of real time."""
+        if not self.playing or self.t is None:
             return self
         to = self.t + seconds * self.speed
-        if to >= end:
-            return msgspec.structs.replace(self, t=end, playing=False)
-        return msgspec.structs.replace(self, t=to)
+        if to < end:
+            return self._at(to, True)
+        return self._at(end) if self.recorded else self.live()
+
+    def _at(self, t: float, playing: bool = False) -> Cursor:
+        return msgspec.structs.replace(self, t=t, playing=playing)
 
     @property
     def words(self) -> str:
@@ -76,6 +97,37 @@ class Cursor(msgspec.Struct, frozen=True):
         if self.mode != REPLAY:
             return self.mode.upper()
         return f"REPLAY {self.speed:g}x" if self.playing else "REPLAY paused"
+
+
+# --- places to go to ------------------------------------------------------------------------------------------------
+
+
+def phases(state: State) -> list[float]:
+    """Where phases began, in order, and where the last one ended."""
+    return _edges((span.start for span in state.spans), state)
+
+
+def quants(state: State) -> list[float]:
+    """Where another quant's turn began, in order, and where the last phase ended."""
+    starts, before = [], None
+    for span in state.spans:
+        if span.arm and span.arm != before:
+            starts.append(span.start)
+            before = span.arm
+    return _edges(starts, state)
+
+
+def _edges(starts: Iterable[float], state: State) -> list[float]:
+    found = sorted(set(starts))
+    last = state.spans[-1].end if state.spans else None
+    return [*found, last] if last is not None and last > found[-1] else found
+
+
+def neighbour(edges: Sequence[float], t: float, forward: bool) -> float | None:
+    """The next edge after `t`, or the last one before it; None where there is none."""
+    if forward:
+        return next((edge for edge in edges if edge > t + APART), None)
+    return next((edge for edge in reversed(edges) if edge < t - APART), None)
 
 
 def seconds(text: str) -> float | None:
@@ -90,42 +142,19 @@ def seconds(text: str) -> float | None:
     return None
 
 
-def locate(events: Iterable[e.Event | e.Unknown], at: str, flagged: Callable[[fold.State], bool]) -> float:
-    """The session time that `at` names: a time, a quant (its start), or `flag` (the first doubt or failure).
-
-    Args:
-        events: the session's, from the first one.
-        at: 12m, 90s, 00:41:22, a quant's name in any case, or "flag".
-        flagged: whether a state holds a verdict or a failure worth stopping at.
+def start_of(state: State, wanted: str) -> float:
+    """When a quant began, by its name in any case.
 
     Raises:
-        UserError: no such quant, or nothing was flagged.
+        UserError: it never did.
     """
-    when = seconds(at)
-    if when is not None:
-        return when
-    wanted = at.strip().lower()
-    return _first_flag(events, flagged) if wanted == "flag" else _first_start(events, wanted)
-
-
-def _first_start(events: Iterable[e.Event | e.Unknown], wanted: str) -> float:
     known: dict[str, None] = {}
-    for event in events:
-        if isinstance(event, e.ArmStarted):
-            known[clean(event.quant, 40)] = None
-            if wanted in (event.arm.lower(), event.quant.lower()):
-                return event.t
+    for span in state.spans:
+        arm = state.arms.get(span.arm)
+        if arm is None or arm.file is None:
+            continue
+        known[clean(arm.file.quant, 40)] = None
+        if wanted.strip().lower() in (arm.id.lower(), arm.file.quant.lower()):
+            return arm.file.t
     names = ", ".join(known) or "no quant started"
     raise UserError(f"--at {clean(wanted, 40)}: no such moment: give a time (12m), flag, or one of: {names}")
-
-
-def _first_flag(events: Iterable[e.Event | e.Unknown], flagged: Callable[[fold.State], bool]) -> float:
-    state, judged = fold.State(), -1.0
-    for event in events:
-        state.apply(event)
-        # Judging costs more than folding: between records once a second of session time is often enough.
-        if isinstance(event, _DECISIVE) or event.t >= judged + 1:
-            judged = event.t
-            if flagged(state):
-                return event.t
-    raise UserError(f"--at flag: nothing was flagged in the {clock(state.t)} of this session: give a time (12m)")

@@ -10,6 +10,7 @@ agree with the units' own. Everything is deterministic.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,7 @@ class Arm:
     others: cores that other processes use; None: those that its threads lack. after: GB/s measured again after
         decoding, None where it is not measured.
     kernels: C(type) in GB/s. gpu: readings of gpu0 in every sample, `gpu_before` before it is loaded.
+    answers: what it answers to the task "prompts", by item: the text, and whether that is right (None: not checked).
     kld: mean KL divergence from the first arm's logits, in nats; None without. disturbed: decode repetitions that are
     done again.
     """
@@ -77,6 +79,7 @@ class Arm:
     label_note: str = ""
     imatrix: str = ""
     planned_only: bool = False
+    answers: dict[str, tuple[str, bool | None]] = field(default_factory=dict)
     kld: float | None = None
     kv: str = ""
     disturbed: int = 0
@@ -234,11 +237,13 @@ class Log:
         speed = [kind for kind, tokens in wanted.items() if tokens]
         speed += ["after"] if self.probed_after else []
         ppl = ["perplexity"] if "ppl" in self.settings.tasks and number == 1 else []
-        return ["bandwidth", "load", *speed, *ppl]
+        tasks = ["task"] if "prompts" in self.settings.tasks and number == 1 else []
+        return ["bandwidth", "load", *speed, *ppl, *tasks]
 
     def phase(self, arm: Arm, number: int, phase: str) -> bool:
         """One phase; False where the arm failed in it."""
-        units = {"prompt": arm.repetitions, "decode": arm.repetitions, "perplexity": -(-arm.chunks // 4)}.get(phase)
+        repeated = {"prompt": arm.repetitions, "decode": arm.repetitions}
+        units = (repeated | {"perplexity": -(-arm.chunks // 4), "task": len(arm.answers)}).get(phase)
         if phase == "after" and arm.after is None:
             return True
         told = {"after": "bandwidth"}.get(phase, phase)
@@ -252,6 +257,8 @@ class Log:
             self.load(arm, number)
         elif phase == "perplexity":
             self.perplexity(arm)
+        elif phase == "task":
+            self.tasks(arm)
         else:
             self.repetitions(arm, number, phase)
         self.put(e.PhaseDone(arm=arm.name, phase=told, attempt=number))
@@ -433,6 +440,24 @@ class Log:
                     )
                 )  # fmt: skip
             self.put(e.UnitDone(unit=unit, at=begun, tokens=unit.count * 512, ns=2 * 10**9 * unit.count))
+
+    def tasks(self, arm: Arm) -> None:
+        """Its answers, a unit each."""
+        for index, (item, (text, correct)) in enumerate(arm.answers.items()):
+            unit = e.Unit(arm=arm.name, kind="task", index=index, task="prompts", item=item)
+            tokens, begun = max(1, len(text) // 4), self.t
+            self.put(e.UnitStarted(unit=unit, at=begun))
+            self.t += 0.2 + tokens / arm.tok_s
+            self.sample(arm)
+            ns = round((self.t - begun) * 1e9)
+            self.put(
+                e.Item(
+                    unit=unit, items=len(arm.answers), prompt=hashlib.sha256(item.encode()).hexdigest(), form="chat",
+                    answer=text[: e.ANSWER], stopped="eos", tokens=tokens, prompt_tokens=12, at=begun, ns=ns,
+                    correct=correct, expected="" if correct is None else "so", file=f"raw/{arm.name}.items.jsonl",
+                )
+            )  # fmt: skip
+            self.put(e.UnitDone(unit=unit, at=begun, tokens=tokens, ns=ns))
 
     def score(self, arm: Arm, first: int, last: int) -> None:
         """A turn of scoring, as a deciding sweep takes them."""

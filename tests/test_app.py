@@ -5,7 +5,6 @@ The expected screens lie in tests/snapshots; QUANTTUI_TEST_REGENERATE=1 writes t
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import os
@@ -25,9 +24,10 @@ from quanttui import events as e
 from quanttui import paths, session
 from quanttui.errors import UserError
 from quanttui.tui import app as tui
-from quanttui.tui import keys, view
-from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, screen_text, snapshot
+from quanttui.tui import keys, snapshot, view
+from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, picture
 from quanttui.tui.screens.over import Help, Leave
+from quanttui.tui.snapshot import screen_text
 
 GOLDEN = Path(__file__).parent / "snapshots"
 SIZES = ("40x10", "80x24", "120x40", "200x50")
@@ -119,76 +119,86 @@ def body(text: str) -> str:
 @pytest.mark.parametrize("when", MOMENTS)
 def test_the_screen_is_the_expected_one(sweep_folder: Path, when: str, size: str, glyphs: str) -> None:
     columns, rows = map(int, size.split("x"))
-    _, text, _ = snapshot(sweep_folder, f"{MOMENTS[when]():.3f}s", (columns, rows), glyphs=glyphs)
-    assert all(len(line) <= columns for line in text.splitlines()) and len(text.splitlines()) == rows
+    _, text, _ = picture(sweep_folder, f"{MOMENTS[when]():.3f}s", (columns, rows), glyphs=glyphs)
+    *screen, caption = text.splitlines()
+    assert all(len(line) <= columns for line in screen) and len(screen) == rows and caption.startswith("made-up at ")
     assert glyphs != "ascii" or text.isascii()
     compared(f"{when}-{size}-{glyphs}", text)
 
 
 def test_a_snapshot_is_the_same_each_time_in_all_three_forms(sweep_folder: Path) -> None:
-    first, second = (snapshot(sweep_folder, "q5_k_m", (120, 40)) for _ in range(2))
+    first, second = (picture(sweep_folder, "q5_k_m", (120, 40)) for _ in range(2))
     assert first == second
     svg, _, content = first
     assert svg.startswith("<svg") and "http" not in svg.replace("http://www.w3.org", "").replace(
         "https://www.textualize.io", ""
     )
-    assert json.loads(content)["model"] == "made-up 1.3B"
+    told = json.loads(content)
+    assert told["view"]["model"] == "made-up 1.3B" and told["caption"]["session"] == "made-up"
 
 
 def test_a_snapshot_may_be_taken_at_the_first_flag_and_at_no_unknown_quant(sweep_folder: Path) -> None:
-    _, text, _ = snapshot(sweep_folder, "flag", (120, 40))
+    _, text, _ = picture(sweep_folder, "flag", (120, 40))
     assert "[!!] swap" in text
     with pytest.raises(UserError, match="--at q9"):
-        snapshot(sweep_folder, "q9", (120, 40))
+        picture(sweep_folder, "q9", (120, 40))
 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_live_attached_and_replayed_show_the_same_at_the_same_moment(tmp_path: Path, size: str) -> None:
-    """One log, read to its end, followed as it grows, and replayed past the same moment."""
-    when = moment("Q5_K_M", "decode")
-    cut = next(i for i, x in enumerate(stream()) if x.t > when)
-    t = stream()[cut - 1].t
+    """One log, and the cursor at one moment of it: of a sweep of this process, of another's, and of a recording."""
+    when = f"{moment('Q5_K_M', 'decode')}s"
     columns, rows = map(int, size.split("x"))
     texts = []
-    whole = recorded(tmp_path / "whole", stream())
-    begun = recorded(tmp_path / "begun", stream()[: cut // 2])
-    for folder, mode, options in (
-        (recorded(tmp_path / "part", stream()[:cut]), "attach", {}),
-        (begun, "live", {}),
-        (whole, "replay", {"at": f"{t}s", "speed": 1e-9}),
-    ):
-        app = Monitor(folder, mode, glyphs="braille", **options)  # type: ignore[arg-type]
+    for mode in ("live", "attach", "replay"):
+        folder = recorded(tmp_path / mode / "made-up", stream()[: len(stream()) // 3])
+        ending = threading.Event()
+        running: dict[str, Any] = {"sweep": ending.wait} if mode == "live" else {}
+        app = Monitor(folder, mode, glyphs="braille", **running)  # type: ignore[arg-type]
         async with app.run_test(size=(columns, rows)) as pilot:
             await settled(pilot)
-            if folder == begun:
-                with open(folder / session.EVENTS, "ab") as file:
-                    file.writelines(map(e.encode, stream()[cut // 2 : cut]))
-            await settled(pilot, lambda app=app: app.state.n == cut - 1)  # type: ignore[misc]
+            with open(folder / session.EVENTS, "ab") as file:
+                file.writelines(map(e.encode, stream()[len(stream()) // 3 :]))
+            await settled(pilot, lambda app=app: app.feed.tail.n == stream()[-1].n)  # type: ignore[misc]
+            t = tui.moment(folder, when)
+            app._go(msgspec.structs.replace(app.cursor, t=t, playing=False))
+            await settled(pilot)
             app.repaint()
             await settled(pilot)
-            texts.append(body(screen_text(app)).replace("[i]  interrupted", ""))
-    # Nobody writes these logs any more, so at the end of one its running quant is shown as interrupted.
-    assert texts[0] == texts[1]
-    assert len(texts[2].splitlines()) == rows - 2
+            texts.append(body(screen_text(app)))
+            ending.set()
+    assert texts[0] == texts[1] == texts[2]
 
 
-async def test_a_replay_shows_what_was_live_then(tmp_path: Path) -> None:
-    """While its writer lived, the screen was the one that a replay shows: this process is the writer here."""
+def shown_figures(app: Monitor) -> Any:
+    """All that a screen says in words and figures: without charts and lane, which show what came later, too."""
+    assert app.view is not None
+    told = json.loads(snapshot.as_json(app.view))
+    for name in ("lane", "lane_end", "cursor", "end", "own", "mode", "mode_role", "left", "quiet"):
+        del told[name]
+    for one in (*told["metrics"].values(), *told["panels"].values()):
+        for name in ("trace", "caption", "why"):
+            one.pop(name, None)
+    return told
+
+
+async def test_a_replay_shows_the_figures_that_were_live_then(tmp_path: Path) -> None:
+    """Nothing that came later is in them. This process is the writer of what is live here."""
     import psutil
 
     when = moment("Q5_K_M", "decode")
     cut = next(i for i, x in enumerate(stream()) if x.t > when)
     own = {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
     events = [msgspec.structs.replace(stream()[0], **own), *stream()[1:]]
-    live = Monitor(recorded(tmp_path / "live", events[:cut]), "attach", glyphs="braille")
-    async with live.run_test(size=(120, 40)) as pilot:
-        await settled(pilot, lambda: live.state.n == cut - 1)
-        live.repaint()
-        await settled(pilot)
-        expected = body(screen_text(live))
-    whole = recorded(tmp_path / "whole", events)
-    _, text, _ = await asyncio.to_thread(snapshot, whole, f"{events[cut - 1].t}s", (120, 40))
-    assert body(text) == expected
+    found = []
+    for name, upto, mode in (("live", cut, "attach"), ("whole", len(events), "replay")):
+        app = Monitor(recorded(tmp_path / name, events[:upto]), mode, at=f"{events[cut - 1].t}s", speed=1e-9)  # type: ignore[arg-type]
+        async with app.run_test(size=(120, 40)) as pilot:
+            await settled(pilot, lambda app=app: app.state.n == cut - 1)  # type: ignore[misc]
+            app.repaint()
+            await settled(pilot)
+            found.append(shown_figures(app))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (10, 3), (25, 5), (59, 19), (60, 20), (99, 33), (100, 34), (300, 90)])
@@ -343,12 +353,12 @@ async def test_t_goes_round_the_themes(sweep_folder: Path) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
         seen = []
-        for _ in range(4):
+        for _ in range(5):
             await pilot.press("t")
             await pilot.pause()
             seen.append(app.theme)
             assert f"theme {app.theme}" in screen_text(app)
-        assert set(seen) == {"dusk", "paper", "blue-orange", "ansi"}
+        assert set(seen) == {"dusk", "paper", "blue-orange", "ansi", "contrast"}
 
 
 async def test_help_names_every_key_that_the_footer_does(sweep_folder: Path) -> None:
@@ -360,7 +370,7 @@ async def test_help_names_every_key_that_the_footer_does(sweep_folder: Path) -> 
         text = screen_text(app)
         for action in keys.ACTIONS:
             if action.priority:
-                assert f"{action.shown} " in text
+                assert f"{keys.shown(action)} " in text
         await pilot.press("escape")
         assert not isinstance(app.screen, Help)
 
@@ -512,10 +522,6 @@ def test_a_moment_of_no_session_is_an_error_before_any_screen(tmp_path: Path) ->
         Monitor(tmp_path, "attach")
 
 
-def test_a_flag_is_a_doubt_about_a_phase_that_is_over_or_a_failure() -> None:
-    assert not tui.flagged(builders.state(builders.Arm("Q8_0")))
-    assert tui.flagged(builders.state(builders.Arm("Q8_0", swap=0.02)))
-    assert tui.flagged(builders.state(builders.Arm("Q8_0", fails="oom")))
 
 
 # --- the quiet while repetitions are timed --------------------------------------------------------------------------
@@ -584,7 +590,7 @@ async def test_a_key_without_a_meaning_disturbs_nothing(tmp_path: Path) -> None:
     app = sweep.monitor()
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("x", "f5")
+        await pilot.press("y", "f5")
         await pilot.pause()
         assert sweep.why == []
         sweep.ending.set()

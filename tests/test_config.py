@@ -26,6 +26,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "tasks": ("ppl", ["ppl"]),
     "text": ("notes.txt", "notes.txt"),
     "chunks": ("20", 20),
+    "prompts": ("/p", "/p"),
+    "max_tokens": ("64", 64),
+    "chat": ("true", True),
     "prompt": ("256", 256),
     "decode": ("0", 0),
     "depth": ("0,4096", [0, 4096]),
@@ -65,6 +68,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "theme": ("paper", "paper"),
     "glyphs": ("ascii", "ascii"),
     "color": ("256", "256"),
+    "layout": ("rows", "rows"),
+    "mouse": ("off", "off"),
+    "keys": ("freeze=f space,help=f1", {"freeze": "f space", "help": "f1"}),
 }
 """For each key a value that is not its default: as text, and as it stands in a file."""
 
@@ -214,7 +220,7 @@ def test_settings_carry_every_key_that_is_measured_with(tmp_path: Path) -> None:
     settings = msgspec.to_builtins(config.settings(config.load(file=file, environment={})))
     default = msgspec.to_builtins(config.settings(Config()))
     same = {key for key in settings if settings[key] == default[key]}
-    assert same == {"text_sha256", "order"}
+    assert same == {"text_sha256", "prompts_sha256", "order"}
     assert settings["context"] == OTHER["ctx"][1]
 
 

@@ -12,7 +12,7 @@ from quanttui import session
 from quanttui import state as fold
 from quanttui.stats.intervals import perplexity
 from quanttui.summary import summarize
-from quanttui.tui.app import snapshot
+from quanttui.tui.app import picture as picture_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SESSION = ROOT / "sessions" / "pocket"
@@ -56,4 +56,4 @@ def test_it_is_whole_and_its_speeds_are_called_what_they_are(recorded: fold.Stat
 def test_readmes_picture_is_a_snapshot_of_it() -> None:
     """Made anew by `quanttui snapshot sessions/pocket --at 29.8s --out sessions/pocket/snapshots/120x40`."""
     picture = (SESSION / "snapshots" / "120x40.svg").read_text()
-    assert picture == snapshot(SESSION, "29.8s", (120, 40))[0]
+    assert picture == picture_of(SESSION, "29.8s", (120, 40))[0]

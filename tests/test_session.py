@@ -101,13 +101,13 @@ def test_a_follower_sees_only_whole_lines(folder: Path) -> None:
 def test_a_key_frame_changes_nothing(folder: Path) -> None:
     writer = opened(folder)
     fill(writer, 5)
-    session.append_frame(folder, os.path.getsize(folder / session.EVENTS), writer.state)
+    session.append_frame(folder / session.FRAMES, os.path.getsize(folder / session.EVENTS), writer.state)
     fill(writer, 5)
     writer.append(e.PhaseStarted(arm="A", phase="decode"))
-    session.append_frame(folder, os.path.getsize(folder / session.EVENTS), writer.state)
+    session.append_frame(folder / session.FRAMES, os.path.getsize(folder / session.EVENTS), writer.state)
     writer.append(e.ArmDone(arm="A"))
     writer.close()
-    assert len(session.read_frames(folder)) == 2
+    assert len(session.frames(folder)) == 2
     by_frames = fold.encode(session.load(folder))
     (folder / session.FRAMES).unlink()
     assert by_frames == fold.encode(session.load(folder)) == fold.encode(writer.state)
@@ -117,16 +117,16 @@ def test_a_key_frame_of_another_layout_is_left_out(folder: Path, monkeypatch: py
     """A state of an older version would lack what this one folds."""
     writer = session.Writer(folder)
     monkeypatch.setattr(fold, "layout", lambda: b"old1")
-    session.append_frame(folder, 0, writer.state)
-    assert len(session.read_frames(folder)) == 1
+    session.append_frame(folder / session.FRAMES, 0, writer.state)
+    assert len(session.frames(folder)) == 1
     monkeypatch.undo()
-    assert session.read_frames(folder) == []
+    assert session.frames(folder) == []
 
 
 def test_a_torn_key_frame_is_left_out(folder: Path) -> None:
     writer = opened(folder)
     fill(writer, 5)
-    session.append_frame(folder, os.path.getsize(folder / session.EVENTS), writer.state)
+    session.append_frame(folder / session.FRAMES, os.path.getsize(folder / session.EVENTS), writer.state)
     whole = (folder / session.FRAMES).read_bytes()
     for cut in range(0, len(whole), 7):
         (folder / session.FRAMES).write_bytes(whole[:cut])
@@ -155,14 +155,16 @@ def test_session_time_goes_on_where_the_log_ended(folder: Path) -> None:
     assert first.t <= second.t < first.t + 5.0
 
 
-def test_requests_are_taken_once_and_nonsense_is_skipped(folder: Path) -> None:
+def test_requests_are_taken_once_and_nonsense_is_refused(folder: Path) -> None:
     session.request(folder, "skip", "A")
     with open(folder / session.CONTROL, "ab") as file:
-        file.write(b"nonsense\n[1]\n")
-    session.request(folder, "stop")
-    found = list(session.requests(folder, 0))
-    assert [(one.request, one.arm) for one in found] == [("skip", "A"), ("stop", "")]
-    assert list(session.requests(folder, found[-1].offset)) == []
+        file.write(b"nonsense\n[1]\n" + b"[" * 10_000 + b"\n")
+    session.request(folder, "tolerance", value="2")
+    *found, last = session.requests(folder, 0)
+    assert [(one.request, one.arm) for one in found if not one.refused] == [("skip", "A")]
+    assert sum(bool(one.refused) for one in found) == 3
+    assert (last.request, last.value) == ("tolerance", "2")
+    assert list(session.requests(folder, last.offset)) == []
 
 
 def test_a_folder_with_a_log_is_never_overwritten(folder: Path, tmp_path: Path) -> None:
@@ -194,3 +196,28 @@ def test_the_state_of_a_session_is_told_by_its_writer(folder: Path, tmp_path: Pa
     assert session.status(writer.state) == "done"
     assert [one.state for one in session.listing(tmp_path)] == ["done"]
     assert session.find(tmp_path, None) == folder
+
+
+def test_a_writer_that_goes_on_makes_the_key_frames_that_are_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FRAME_EVERY", 10)
+    writer = opened(folder)
+    fill(writer, 35)
+    writer.close()
+    before = session.frames(folder)
+    whole = (folder / session.FRAMES).read_bytes()
+    for damage in (b"", whole[:100], whole[: before[-1].place + 5], whole + b"torn"):
+        (folder / session.FRAMES).write_bytes(damage)
+        session.Writer(folder).close()
+        again = session.frames(folder)
+        assert [frame.offset for frame in again] == [frame.offset for frame in before]
+        for frame in again:
+            reader = session.Reader(folder)
+            expected = fold.State()
+            for event in reader.events():
+                expected.apply(event)
+                if reader.offset == frame.offset:
+                    break
+            reader.close()
+            assert fold.encode(session.read_frame(folder / session.FRAMES, frame)) == fold.encode(expected)

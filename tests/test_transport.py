@@ -43,20 +43,28 @@ def test_a_time_is_read_as_people_write_it(text: str, expected: float | None) ->
     assert transport.seconds(text) == expected
 
 
+def frozen(t: float) -> Cursor:
+    return Cursor(t)
+
+
+def replay(t: float, speed: float = 1.0, playing: bool = True) -> Cursor:
+    return Cursor(t, speed, playing, recorded=True)
+
+
 @given(TIMES, TIMES, st.floats(-1e5, 1e5))
 def test_a_cursor_never_leaves_the_session(now: float, end: float, by: float) -> None:
     now = min(now, end)
-    for cursor in (Cursor(), Cursor(FROZEN, now), Cursor(REPLAY, now, 4.0)):
+    for cursor in (Cursor(), frozen(now), replay(now, 4.0), Cursor(now, playing=True)):
         moved = cursor.moved(by, now, end)
         assert moved.t is None or 0 <= moved.t <= end
-        assert moved.mode == REPLAY if cursor.mode == REPLAY else moved.mode in (LIVE, FROZEN)
+        assert moved.recorded == cursor.recorded and moved.playing in (cursor.playing, False)
 
 
 @given(TIMES)
 def test_freezing_twice_is_live_again(now: float) -> None:
-    frozen = Cursor().toggled(now)
-    assert (frozen.mode, frozen.t) == (FROZEN, now)
-    assert frozen.toggled(now) == Cursor()
+    still = Cursor().toggled(now, now)
+    assert (still.mode, still.t) == (FROZEN, now)
+    assert still.toggled(now, now) == Cursor()
 
 
 @given(TIMES, TIMES, st.floats(0, 100), st.floats(0.1, 100))
@@ -64,55 +72,81 @@ def test_a_replay_goes_forward_at_its_speed_and_stops_at_the_end(
     t: float, end: float, passed: float, speed: float
 ) -> None:
     t = min(t, end)
-    after = Cursor(REPLAY, t, speed).passed(passed, end)
+    after = replay(t, speed).passed(passed, end)
     assert after.t == pytest.approx(min(end, t + passed * speed))
     assert after.playing == (t + passed * speed < end)
 
 
 @given(TIMES, st.floats(0, 100))
 def test_time_moves_neither_a_live_nor_a_frozen_nor_a_paused_cursor(t: float, passed: float) -> None:
-    for cursor in (Cursor(), Cursor(FROZEN, t), Cursor(REPLAY, t, playing=False)):
+    for cursor in (Cursor(), frozen(t), replay(t, playing=False)):
         assert cursor.passed(passed, 1e6) == cursor
 
 
-def test_home_is_the_start_and_end_is_live_or_the_end_of_a_replay() -> None:
-    assert Cursor().to_start() == Cursor(FROZEN, 0.0, playing=False)
-    assert Cursor(FROZEN, 3.0).to_end(9.0) == Cursor()
-    assert Cursor(REPLAY, 3.0, 2.0).to_start().t == 0
-    assert Cursor(REPLAY, 3.0, 2.0).to_end(9.0).t == 9
+def test_the_end_is_live_or_the_end_of_a_recording() -> None:
+    assert Cursor().to(0.0, 9.0) == frozen(0.0)
+    assert frozen(3.0).to(9.0, 9.0) == Cursor()
+    assert replay(3.0, 2.0).to(0.0, 9.0).t == 0
+    assert replay(3.0, 2.0).to(12.0, 9.0).t == 9
+
+
+def test_a_recording_that_has_ended_begins_anew() -> None:
+    assert replay(9.0, playing=False).toggled(9.0, 9.0) == replay(0.0)
+    assert replay(4.0, playing=False).toggled(4.0, 9.0) == replay(4.0)
+    assert replay(4.0).toggled(4.0, 9.0) == replay(4.0, playing=False)
+
+
+@given(TIMES, st.lists(st.sampled_from([0.5, 2.0]), max_size=30))
+def test_the_pace_stays_between_a_quarter_and_sixty_four(t: float, steps: list[float]) -> None:
+    cursor = replay(t)
+    for step in steps:
+        cursor = cursor.faster(step)
+    assert 0.25 <= cursor.speed <= 64
+
+
+def test_what_went_before_plays_on_until_it_is_live_again() -> None:
+    """A live session is played from the past: at the pace that it had first, then faster."""
+    playing = frozen(3.0).faster(2.0)
+    assert (playing.mode, playing.speed, playing.playing) == (REPLAY, 1.0, True)
+    assert playing.faster(2.0).speed == 2.0
+    assert playing.passed(1.0, 9.0).t == 4.0
+    assert playing.passed(7.0, 9.0).mode == LIVE
+    assert playing.toggled(3.0, 9.0).mode == FROZEN
+    assert Cursor().faster(2.0) == Cursor()
 
 
 def test_the_header_names_the_cursor() -> None:
     assert Cursor().words == "LIVE"
-    assert Cursor(FROZEN, 1.0).words == "FROZEN"
-    assert Cursor(REPLAY, 1.0, 4.0).words == "REPLAY 4x"
-    assert Cursor(REPLAY, 1.0, 4.0, False).words == "REPLAY paused"
+    assert frozen(1.0).words == "FROZEN"
+    assert replay(1.0, 4.0).words == "REPLAY 4x"
+    assert replay(1.0, 4.0, False).words == "REPLAY paused"
+
+
+@given(st.lists(TIMES), TIMES)
+def test_an_edge_is_the_next_one_and_going_back_leads_to_where_one_was(times: list[float], t: float) -> None:
+    edges = sorted(times)
+    ahead, behind = transport.neighbour(edges, t, True), transport.neighbour(edges, t, False)
+    assert ahead is None or (ahead > t and not any(t + transport.APART < one < ahead for one in edges))
+    assert behind is None or (behind < t and not any(behind < one < t - transport.APART for one in edges))
 
 
 ARMS = (builders.Arm("Q8_0"), builders.Arm("Q5_K_M", tok_s=3.0, swap=0.021), builders.Arm("Q4_K_M", tok_s=25.0))
 
 
-def contaminated(state: fold.State) -> bool:
-    return len(state.arms["Q5_K_M"].units) > 0
-
-
 def test_a_quant_is_found_where_it_started_in_any_case() -> None:
-    events = builders.events(*ARMS)
-    started = next(one.t for one in events if isinstance(one, e.ArmStarted) and one.arm == "Q5_K_M")
-    assert transport.locate(events, "q5_k_m", contaminated) == started
-
-
-def test_a_flag_is_found_within_a_second_of_session_time() -> None:
-    events = builders.events(*ARMS)
-    first = next(state.t for state in builders.states(events) if contaminated(state))
-    assert first <= transport.locate(events, "flag", contaminated) <= first + 1
-
-
-def test_what_is_not_there_is_said_with_what_is() -> None:
+    state = fold.fold(builders.events(*ARMS))
+    assert transport.start_of(state, "q5_k_m") == state.arms["Q5_K_M"].file.t  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"--at q9: .*Q8_0, Q5_K_M, Q4_K_M"):
-        transport.locate(builders.events(*ARMS), "q9", contaminated)
-    with pytest.raises(UserError, match="--at flag: nothing was flagged"):
-        transport.locate(builders.events(*ARMS), "flag", lambda state: False)
+        transport.start_of(state, "q9")
+
+
+def test_phases_and_quants_begin_where_the_log_says() -> None:
+    events = builders.events(*ARMS)
+    state = fold.fold(events)
+    begun = sorted({one.t for one in events if isinstance(one, e.PhaseStarted)})
+    phases, turns = transport.phases(state), transport.quants(state)
+    assert phases[:-1] == begun and phases[-1] == state.spans[-1].end
+    assert len(turns) == len(ARMS) + 1 and set(turns) <= set(phases)
 
 
 # --- the feed -------------------------------------------------------------------------------------------------------
@@ -130,7 +164,7 @@ def written(folder: Path, events: list[e.Event], frames: tuple[int, ...] = ()) -
             offset += len(line)
             state.apply(event)
             if count in frames:
-                session.append_frame(folder, offset, state)
+                session.append_frame(folder / session.FRAMES, offset, state)
     return folder
 
 
@@ -179,15 +213,61 @@ def test_what_is_appended_later_is_followed(tmp_path: Path) -> None:
         feed.close()
 
 
-def test_a_frozen_cursor_lets_the_reader_wait(tmp_path: Path) -> None:
-    """A screen that stands still holds no more events than it may and one block of the log."""
-    events = builders.events(*(builders.Arm("Q8_0", id=f"arm {n}") for n in range(20)))
-    feed = log.Feed(written(tmp_path / "s", events), ahead=50)
+def test_the_tail_goes_on_while_the_cursor_stands(tmp_path: Path) -> None:
+    events = builders.events(*ARMS)
+    folder = written(tmp_path / "s", events[:100])
+    feed = log.Feed(folder)
     try:
-        settle(feed, 0.0)
-        assert 0 < feed.waiting < 0.8 * len(events)
+        settle(feed, None)
+        t = feed.state.t
+        with open(folder / session.EVENTS, "ab") as file:
+            file.writelines(e.encode(one) for one in events[100:])
+        while feed.tail.n < events[-1].n:
+            assert fold.encode(settle(feed, t)) == fold.encode(fold.fold([one for one in events if one.t <= t]))
+        assert feed.whole and feed.share == 1
     finally:
         feed.close()
+
+
+def test_the_reader_waits_for_the_folding(tmp_path: Path) -> None:
+    """What is not folded yet is no more than may wait, and one block of the log."""
+    events = builders.events(*(builders.Arm("Q8_0", id=f"arm {n}") for n in range(20)))
+    follower = log.Follower(written(tmp_path / "s", events), ahead=50)
+    follower.start()
+    try:
+        while not follower.queue:
+            threading.Event().wait(0.002)
+        threading.Event().wait(0.05)
+        assert len(follower.queue) < 0.8 * len(events)
+    finally:
+        follower.stop()
+
+
+def test_key_frames_that_are_missing_are_made_while_the_log_is_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FRAME_EVERY", 100)
+    events = builders.events(*ARMS)
+    feed = log.Feed(written(tmp_path / "s", events))
+    try:
+        settle(feed, None)
+        made = feed._frames.before(None)
+        assert len(made) == len(events) // 100 and not (tmp_path / "s" / session.FRAMES).exists()
+        for t in (events[-1].t * 0.9, events[-1].t * 0.2, events[-1].t * 0.5):
+            feed.seek(t)
+            assert feed.state.n >= 0 and feed.state.t <= t
+            assert fold.encode(settle(feed, t)) == fold.encode(fold.fold([one for one in events if one.t <= t]))
+    finally:
+        feed.close()
+
+
+def test_a_moment_is_found_by_what_holds_of_the_state(feed: log.Feed) -> None:
+    settle(feed, None)
+    end = feed.tail.t
+    first = next(state.t for state in builders.states(builders.events(*ARMS)) if state.arms["Q5_K_M"].units)
+    found = feed.find(0.0, end, lambda state: len(state.arms["Q5_K_M"].units) > 0, 60.0)
+    assert first <= found <= first + 1 and feed.state.t == found
+    assert feed.find(found, end, lambda state: False, 60.0) == end
 
 
 def test_the_end_is_the_last_whole_event(tmp_path: Path) -> None:
@@ -195,9 +275,9 @@ def test_the_end_is_the_last_whole_event(tmp_path: Path) -> None:
     folder = written(tmp_path / "s", events)
     with open(folder / session.EVENTS, "ab") as file:
         file.write(b'{"event":"beat","n":99999,"t":1e9,"wa')
-    assert log.end(folder) == events[-1].t
+    assert session.end(folder) == events[-1].t
 
 
 def test_no_session_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no session"):
-        log.end(tmp_path)
+        session.end(tmp_path)

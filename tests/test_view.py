@@ -19,9 +19,9 @@ from quanttui import session
 from quanttui import state as fold
 from quanttui.report import text as as_text
 from quanttui.summary import Delta, summarize
-from quanttui.transport import FROZEN, REPLAY, Cursor
+from quanttui.transport import Cursor
 from quanttui.tui import layout, panels, view
-from quanttui.tui.app import snapshot
+from quanttui.tui.app import picture
 from quanttui.tui.glyphs import SETS, Glyphs
 from quanttui.tui.parts import Own, View
 from quanttui.tui.screens.monitor import DRAWN
@@ -190,14 +190,14 @@ def test_the_mode_is_the_cursors_or_how_the_session_ended() -> None:
     assert seen(state, over=True).mode == "INTERRUPTED"
     assert seen(closed).mode == "DONE"
     assert seen(builders.state(CLEAN, closed="interrupted")).mode == "INTERRUPTED"
-    assert seen(closed, Cursor(FROZEN, 3.0)).mode == "FROZEN"
-    assert seen(closed, Cursor(REPLAY, 3.0, 4.0)).mode == "REPLAY 4x"
+    assert seen(closed, Cursor(3.0)).mode == "FROZEN"
+    assert seen(closed, Cursor(3.0, 4.0, True, True)).mode == "REPLAY 4x"
 
 
 def test_only_the_mode_tells_where_the_cursor_stands() -> None:
     """The same state shows the same, whichever way one came to look at it."""
     state = builders.state(CLEAN, SWAPPED, TO_COME, closed=None)
-    shown = [seen(state, cursor) for cursor in (Cursor(), Cursor(FROZEN, state.t), Cursor(REPLAY, state.t))]
+    shown = [seen(state, cursor) for cursor in (Cursor(), Cursor(state.t), Cursor(state.t, recorded=True))]
     assert len({msgspec.json.encode(msgspec.structs.replace(one, mode="", mode_role="")) for one in shown}) == 1
 
 
@@ -414,10 +414,13 @@ def test_thousands_of_turns_make_no_more_stretches_than_a_screen_has_columns() -
 @pytest.mark.parametrize("size", ["40x10", "80x24", "120x40", "200x50"])
 def test_the_screen_of_a_deciding_sweep_is_the_expected_one(tmp_path: Path, size: str) -> None:
     """The files in tests/snapshots are written anew with QUANTTUI_TEST_REGENERATE=1, to be read before kept."""
-    (tmp_path / session.EVENTS).write_bytes(b"".join(map(e.encode, DECIDING)))
+    folder = tmp_path / "deciding"
+    folder.mkdir()
+    (folder / session.EVENTS).write_bytes(b"".join(map(e.encode, DECIDING)))
     columns, rows = map(int, size.split("x"))
-    _, text, _ = snapshot(tmp_path, f"{DECIDING[-1].t - 9:.3f}s", (columns, rows), glyphs="braille")
-    assert all(cell_len(line) <= columns for line in text.splitlines()) and len(text.splitlines()) == rows
+    _, text, _ = picture(folder, f"{DECIDING[-1].t - 9:.3f}s", (columns, rows), glyphs="braille")
+    *screen, _ = text.splitlines()
+    assert all(cell_len(line) <= columns for line in screen) and len(screen) == rows
     path = Path(__file__).parent / "snapshots" / f"deciding-{size}-braille.txt"
     if os.environ.get("QUANTTUI_TEST_REGENERATE"):
         path.write_text(text, encoding="utf-8")
@@ -459,5 +462,5 @@ def test_a_view_is_json() -> None:
 def test_charts_over_time_begin_with_the_quant_or_two_minutes_ago() -> None:
     state = builders.state(CLEAN, QUICK, TO_COME, closed=None)
     begun = next(span.start for span in state.spans if span.arm == "Q4_K_M")
-    assert panels.window_start(state) == max(0.0, min(begun, state.t - panels.LEAST_WINDOW))
-    assert panels.window_start(builders.state(CLEAN, QUICK)) == 0
+    assert panels.window(state, state)[0] == max(0.0, min(begun, state.t - panels.LEAST_WINDOW))
+    assert panels.window(builders.state(CLEAN, QUICK), builders.state(CLEAN, QUICK))[0] == 0

@@ -282,10 +282,10 @@ def test_ascii_has_a_sign_for_every_sign_of_the_screen() -> None:
 @given(st.integers(0, 400))
 def test_the_footer_fits_and_quit_leaves_last(width: int) -> None:
     kept = keys.footer(width)
-    assert sum(len(key) + len(word) + 3 for key, word in kept) <= width
+    assert sum(len(key) + len(word) + 1 + keys.gap(width) for key, word in kept) <= width
     if kept:
         assert ("q", "quit") in kept
-    if width >= 120:
+    if width >= 240:
         assert len(kept) == sum(action.priority > 0 for action in keys.ACTIONS)
 
 

@@ -256,9 +256,11 @@ def _spilled(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int | N
     """By how much the host memory that GPUs use as their own lay above what it was before the load, in bytes, less the
     buffers that llama.cpp itself keeps there for its transfers."""
     before = [value for name, value in attempt.before.items() if name.endswith(".shared_used")]
+    if not before:
+        return None
     slices = parts.slices_of(attempt, parts.whole(state, arm, attempt, kind, depth))
     seen = [one.devices["shared"] / one.samples for one in slices if "shared" in one.devices and one.samples]
-    if not before or not seen:
+    if not seen:
         return None
     pinned = sum(size for name, size in attempt.loaded.buffers.items() if "_Host" in name) if attempt.loaded else 0
     return max(seen) - math.fsum(before) - pinned

@@ -1,6 +1,7 @@
 """What can be relied on here: `quanttui doctor` and its flags. Measures no model of the user's; knows no screen.
 
 host.py        what this host can tell, what it cannot, and what would mend that: `quanttui doctor`
+terminal.py    the terminal's part of that: evidence for each switch, and a strip to look at
 selfcheck.py   whether quanttui still computes what it should: `--self-check`, of
   check.py       one line of it: what was checked, what was expected, what was found
   arithmetic.py  the checks that need no engine: codec, fold, scorer, confidence sequence

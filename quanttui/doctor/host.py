@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,22 +11,12 @@ import msgspec
 
 from quanttui import events as e
 from quanttui.doctor import observer
+from quanttui.doctor import terminal as screen
 from quanttui.errors import UserError
 from quanttui.format import clean, size
 from quanttui.probes import host, sampler
 from quanttui.sweep import launch
-from quanttui.tui import glyphs
-
-
-class Terminal(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the terminal: its name and colours by the environment, and the glyph set that `auto` takes."""
-
-    is_one: bool
-    term: str
-    colorterm: str
-    no_color: bool
-    ssh: bool
-    glyphs: str
+from quanttui.tui.evidence import Detected
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,25 +32,32 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[e.ProbeLost, ...]
     threads: int
     observer: e.Observer | None
-    terminal: Terminal
+    terminal: Detected
     advice: tuple[str, ...] = ()
 
 
-def run(cache: Path, threads: int, as_json: bool) -> int:
-    """Print it; 1 where llama.cpp cannot be loaded, else 0."""
-    told = look(cache, threads)
+def run(cache: Path, threads: int, as_json: bool, asked: Mapping[str, str] | None = None) -> int:
+    """Print it; 1 where llama.cpp cannot be loaded, else 0.
+
+    Args:
+        asked: what the configuration says of glyphs, color, layout and mouse.
+    """
+    told = look(cache, threads, asked)
     if as_json:
         print(json.dumps(msgspec.to_builtins(told), indent=1, ensure_ascii=False))
     else:
         print("\n".join(lines(told)))
+        if told.terminal.is_one:
+            print("\n".join(screen.strip(told.terminal, os.environ)))
     return 0 if told.build is not None else 1
 
 
-def look(cache: Path, threads: int) -> Told:
+def look(cache: Path, threads: int, asked: Mapping[str, str] | None = None) -> Told:
     """Ask the host.
 
     Args:
         threads: those a sweep would use, 0 for one per physical core.
+        asked: what the configuration says of the terminal's switches.
     """
     machine, build, error = host.host(), None, ""
     try:
@@ -78,21 +74,14 @@ def look(cache: Path, threads: int) -> Told:
         lost=tuple(one for one in survey if isinstance(one, e.ProbeLost)),
         threads=threads,
         observer=observer.load(cache, build, threads) if build is not None else None,
-        terminal=terminal(os.environ),
+        terminal=terminal(os.environ, asked),
         advice=_advice(machine, build),
     )
 
 
-def terminal(environ: Mapping[str, str]) -> Terminal:
+def terminal(environ: Mapping[str, str], asked: Mapping[str, str] | None = None) -> Detected:
     """What stdout is, and what the screen would go by."""
-    return Terminal(
-        is_one=sys.stdout.isatty(),
-        term=clean(environ.get("TERM", ""), 40),
-        colorterm=clean(environ.get("COLORTERM", ""), 40),
-        no_color=bool(environ.get("NO_COLOR")),
-        ssh="SSH_CONNECTION" in environ,
-        glyphs=glyphs.choose("auto", environ).name,
-    )
+    return screen.look(environ, asked)
 
 
 def _advice(machine: e.Host, build: e.Build | None) -> tuple[str, ...]:
@@ -124,17 +113,9 @@ def lines(told: Told) -> Iterator[str]:
         yield f"told        {found.probe}{': ' + clean(found.detail) if found.detail else ''}{cost}"
     for lost in told.lost:
         yield f"not told    {lost.probe}: {clean(lost.why)}"
-    yield f"terminal    {_terminal(told.terminal)}"
+    yield from screen.lines(told.terminal)
     yield f"observer    {_observer(told)}"
     yield from (f"advice      {clean(line)}" for line in told.advice)
-
-
-def _terminal(one: Terminal) -> str:
-    if not one.is_one:
-        return f"none here: the screen needs one, --headless does not; glyphs would be {one.glyphs}"
-    colour = "no colour (NO_COLOR)" if one.no_color else f"COLORTERM {one.colorterm or 'not set: 256 colours at most'}"
-    link = ", over SSH: the screen is painted half as often" if one.ssh else ""
-    return f"{one.term or 'TERM not set'}, {colour}, glyphs {one.glyphs}{link}"
 
 
 def _observer(told: Told) -> str:

@@ -132,6 +132,12 @@ class Engine:
             self._count(request)
         elif isinstance(request, protocol.Score):
             self._score(request)
+        elif isinstance(request, protocol.Render):
+            rendered = [self._rendered(prompt, request.chat) for prompt in request.prompts]
+            counts = tuple(len(self._loaded().prompt_tokens(text, form == "chat")) for text, form in rendered)
+            self._tell(protocol.Rendered(tokens=counts, most=self._loaded().trained_context))
+        elif isinstance(request, protocol.Generate):
+            self._generate(request)
         elif isinstance(request, protocol.Quantize):
             self._quantize(request)
         elif isinstance(request, protocol.Bandwidth):
@@ -278,6 +284,45 @@ class Engine:
                 ahead=ahead and len(request.units) > 1,
             )
             self._tell_all(scorer.score(request.units))
+
+    def _rendered(self, prompt: protocol.Given, chat: bool) -> tuple[str, str]:
+        """The text that the model is given, and its form (events.Item)."""
+        from quanttui.measure.tasks import templates
+
+        messages = prompt.messages or ((("user", prompt.text),) if chat else ())
+        if not messages:
+            return prompt.text, "plain"
+        model = self._loaded()
+        return templates.rendered(model.chat_template, messages, model.bos, model.eos)
+
+    def _generate(self, request: protocol.Generate) -> None:
+        from quanttui.measure.speed import TELL_NS, TELL_QUIET_NS
+        from quanttui.measure.tasks.generate import Answering
+
+        model = self._loaded()
+        text, form = self._rendered(request.prompt, request.chat)
+        made_for = ("task", request.context, 1)
+        context = self._context
+        if context is None or self._made_for != made_for:
+            context = self._make_context(made_for, request.context, 1)
+        answering = Answering(
+            context=context,
+            vocabulary=model,
+            clock=self._clock,
+            meter=self._meter,
+            tell_ns=TELL_NS if self._spare() else TELL_QUIET_NS,
+        )
+        tokens = model.prompt_tokens(text, form == "chat")
+        for told in answering.answer(request.unit, tokens, request.max_tokens, request.stop):
+            if isinstance(told, e.Event):
+                self._tell(told)
+            else:
+                self._tell(
+                    protocol.Generated(
+                        unit=request.unit, prompt=text, form=form, text=told.text, stopped=told.stopped,
+                        tokens=told.tokens, prompt_tokens=len(tokens), at=told.at, ns=told.ns,
+                    )
+                )  # fmt: skip
 
     def _spare(self) -> bool:
         """Whether decoding leaves cores idle."""

@@ -334,17 +334,76 @@ class Model:
             LlamaError: there are more of them than llama.cpp can count.
         """
         tokens = np.empty(len(text) + 2, dtype=np.int32)
-        count = self._tokenize(text, tokens)
+        count = self._tokenize(text, tokens, False)
         if count < 0:
             tokens = np.empty(-count, dtype=np.int32)
-            count = self._tokenize(text, tokens)
+            count = self._tokenize(text, tokens, False)
         if count < 0:
             raise LlamaError(f"a text of {size(len(text))} is too long for llama.cpp's tokenizer: give a shorter one")
         return tokens[:count].copy()
 
-    def _tokenize(self, text: bytes, tokens: TokenArray) -> int:
+    def _tokenize(self, text: bytes, tokens: TokenArray, special: bool) -> int:
         into = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        return int(lib.llama_tokenize(self.vocab, text, len(text), into, len(tokens), True, False))
+        return int(lib.llama_tokenize(self.vocab, text, len(text), into, len(tokens), True, special))
+
+    def prompt_tokens(self, text: str, chat: bool) -> TokenArray:
+        """A prompt's tokens, begun as the vocabulary says and open at their end.
+
+        Of a chat template's text the special tokens are parsed, and the BOS that it wrote itself is taken once.
+        """
+        data = text.encode("utf-8", "replace")
+        begun = self.special(self.vocabulary.bos)
+        if chat and begun:
+            data = data.removeprefix(begun.encode())
+        tokens = np.empty(len(data) + 2, dtype=np.int32)
+        count = self._tokenize(data, tokens, chat)
+        if count < 0:
+            tokens = np.empty(-count, dtype=np.int32)
+            count = self._tokenize(data, tokens, chat)
+        if count <= 0:
+            raise LlamaError("a prompt makes no tokens: give a longer one", "failed")
+        ends = self.adds_eos and count > 1 and int(tokens[count - 1]) == int(lib.llama_vocab_eos(self.vocab))
+        return tokens[: count - ends].copy()
+
+    def special(self, token: int | None) -> str:
+        """The text of a special token, "" where there is none."""
+        if token is None or token < 0:
+            return ""
+        return (lib.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace")
+
+    @property
+    def eos(self) -> str:
+        """The text of the token that ends a text, "" where there is none."""
+        return self.special(int(lib.llama_vocab_eos(self.vocab)))
+
+    @property
+    def bos(self) -> str:
+        """The text of the token that begins a text, whether or not the vocabulary adds it itself."""
+        return self.special(int(lib.llama_vocab_bos(self.vocab)))
+
+    @property
+    def trained_context(self) -> int:
+        """How many tokens of context it was trained for, 0 where its file does not say."""
+        return max(0, int(lib.llama_model_n_ctx_train(self.handle)))
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja template of its file, "" where that has none."""
+        return (lib.llama_model_chat_template(self.handle, None) or b"").decode("utf-8", "replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends what the model has to say."""
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for, none for a special one."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = int(lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, False))
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
 
     @property
     def adds_eos(self) -> bool:
@@ -465,6 +524,10 @@ class Context:
         self._synchronize(self.handle)
         if code:
             self._check(code)
+
+    def likeliest(self) -> int:
+        """The token with the largest logit after the last that was submitted."""
+        return int(np.argmax(self._logits(-1, 1)))
 
     def synchronize(self) -> None:
         """Wait for what was submitted."""

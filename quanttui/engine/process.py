@@ -50,6 +50,8 @@ _DOING = {
     protocol.Warm: "warming up",
     protocol.Tokenize: "tokenizing the text",
     protocol.Score: "scoring the text",
+    protocol.Render: "reading the prompts",
+    protocol.Generate: "answering a prompt",
     protocol.Quantize: "quantizing",
     protocol.Bandwidth: "measuring bandwidth",
     protocol.Kernels: "measuring arithmetic",

@@ -107,6 +107,36 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     base: Base | None = None
 
 
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt: `messages` as (role, content) for the model's chat template, or plain `text`."""
+
+    text: str = ""
+    messages: tuple[tuple[str, str], ...] = ()
+
+
+class Render(msgspec.Struct, frozen=True, kw_only=True, tag="render"):
+    """How many tokens do these prompts make? Answered by Rendered. `chat`: plain text is a user's message, too."""
+
+    arm: str
+    prompts: tuple[Given, ...]
+    chat: bool = False
+
+
+class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    """Answer a prompt, each token the likeliest, in a context of `context` tokens. Answered by UnitStarted, Tokens,
+    Generated, UnitDone.
+
+    The answer ends where the model ends it, before the first of the strings `stop`, or with `max_tokens` tokens.
+    """
+
+    unit: events.Unit
+    prompt: Given
+    max_tokens: int
+    context: int
+    stop: tuple[str, ...] = ()
+    chat: bool = False
+
+
 class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
     """Quantize the GGUF `source` into `target`: `ftype` is llama.cpp's llama_ftype, `quant` its name.
 
@@ -163,7 +193,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
-    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Quantize, Bandwidth, Kernels, Stop
+    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Render, Generate, Quantize, Bandwidth, Kernels, Stop
 ]
 
 
@@ -179,6 +209,30 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
 
     chunks: int
     tokens: int
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.rendered"):
+    """The answer to Render: `tokens` of each prompt, and the context that the model was trained for, 0 if unknown."""
+
+    tokens: tuple[int, ...]
+    most: int = 0
+
+
+class Generated(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.generated"):
+    """What the model answered. `prompt` is the text that it was given, made as `form` says (events.Item).
+
+    `tokens` came after `prompt_tokens` in `ns` altogether, from session time `at` on; `stopped` is one of STOPPED.
+    """
+
+    unit: events.Unit
+    prompt: str
+    form: str
+    text: str
+    stopped: str
+    tokens: int
+    prompt_tokens: int
+    at: float
+    ns: int
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.described"):
@@ -198,8 +252,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     outcome: str
 
 
-Answer = Union[events.Event, Counted, Described, Answered, Refusal]  # noqa: UP007
-_Wire = Union[events.Known, Counted, Described, Answered, Refusal]  # noqa: UP007
+Answer = Union[events.Event, Counted, Rendered, Generated, Described, Answered, Refusal]  # noqa: UP007
+_Wire = Union[events.Known, Counted, Rendered, Generated, Described, Answered, Refusal]  # noqa: UP007
 
 _encoder = msgspec.msgpack.Encoder()
 _envelopes = msgspec.msgpack.Decoder(Envelope)

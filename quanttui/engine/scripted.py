@@ -36,6 +36,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     `noise` is the standard deviation, in nats per token. `kld` is its mean KL divergence from the base, in nats. Its
     rows of logits are `vocabulary` wide, and all tokens of its text are 0.
     `kernels` is C(type) in GB/s by tensor type.
+    Of prompts it answers the share `differs` in words of its own, from some word on, the others as every arm does;
+    `answers` by item are given as they stand. It was trained for a context of `trained` tokens.
     `fails` maps a unit's id, or load / quantize / bandwidth / bandwidth after / kernels, to the failure that comes
     instead of an answer.
     `holds` names a unit id at which it waits to be interrupted.
@@ -49,6 +51,9 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     kld: float = 0.02
     vocabulary: int = 64
     chunks: int = 8
+    differs: float = 0.2
+    answers: Mapping[str, str] = {}
+    trained: int = 4096
     gb_s: float | None = 30.0
     kernels: Mapping[str, float] = {}
     load_s: float = 0.5
@@ -119,6 +124,12 @@ class Engine:
                 yield from self._score(request)
             except UserError as error:
                 raise Refused("refused", str(error)) from None
+
+        elif isinstance(request, protocol.Render):
+            counts = tuple(_tokens(_text(prompt)) for prompt in request.prompts)
+            yield protocol.Rendered(tokens=counts, most=self._script(request.arm).trained)
+        elif isinstance(request, protocol.Generate):
+            yield from self._generate(request)
 
     def interrupt(self) -> None:
         """Like engine.process.Engine.interrupt."""
@@ -208,6 +219,28 @@ class Engine:
         )
         return e.UnitDone(unit=unit, at=at, tokens=tokens, ns=ns, counters=counters)
 
+    def _generate(self, request: protocol.Generate) -> Iterator[protocol.Answer]:
+        unit, prompt = request.unit, _text(request.prompt)
+        script = self._script(unit.arm)
+        self._fail(script, unit.id)
+        count, at = _tokens(prompt), self._at()
+        yield e.UnitStarted(unit=unit, at=at)
+        known = script.answers.get(unit.item)
+        words = known.split() if known is not None else _words(unit.arm, prompt, script.differs)
+        said = [] if count >= request.context else words[: request.max_tokens]
+        stopped = "context" if count >= request.context else "length" if len(said) < len(words) else "eos"
+        text = known if known is not None and stopped == "eos" else " ".join(said)
+        each = round(1e9 / script.decode)
+        ns = round(count * 1e9 / script.prompt) + len(said) * each
+        self._clock.pass_(ns / 1e9)
+        if said:
+            yield e.Tokens(unit=unit, first=0, ns=(each,) * len(said))
+        yield protocol.Generated(
+            unit=unit, prompt=prompt, form="chat" if request.prompt.messages else "plain", text=text, stopped=stopped,
+            tokens=len(said), prompt_tokens=count, at=at, ns=ns,
+        )  # fmt: skip
+        yield self._done(unit, at, len(said), ns, script)
+
     def _score(self, request: protocol.Score) -> Iterator[protocol.Answer]:
         """Chunks whose values depend on arm and chunk alone, so that any order of units gives the same."""
         with ExitStack() as held:
@@ -285,6 +318,28 @@ def _nll(script: Script, arm: str, chunk: int, scored: int) -> Rows:
     hard = (TEXT_NLL / script.spread) ** 2
     text = np.random.default_rng(chunk).gamma(hard, TEXT_NLL / hard, scored)
     return text + (script.nll - TEXT_NLL) + _random(arm, chunk).normal() * script.noise
+
+
+WORDS = ("the", "boat", "went", "over", "a", "quiet", "sea", "and", "saw", "many", "lights", "far", "away")
+
+
+def _words(arm: str, prompt: str, differs: float) -> list[str]:
+    """The answer that a prompt gets from every arm, or from some word on one of the arm's own."""
+    common, own = _random("", zlib.crc32(prompt.encode())), _random(arm, zlib.crc32(prompt.encode()), 2)
+    words = [WORDS[at] for at in common.integers(0, len(WORDS), 24)]
+    if own.random() < differs:
+        since = int(own.integers(0, len(words)))
+        words[since:] = [f"{WORDS[at]}" for at in own.integers(0, len(WORDS), len(words) - since)]
+    return words
+
+
+def _text(prompt: protocol.Given) -> str:
+    return prompt.text or "\n\n".join(content for _, content in prompt.messages)
+
+
+def _tokens(text: str) -> int:
+    """Four characters make a token."""
+    return -(-len(text) // 4)
 
 
 def _random(arm: str, chunk: int, kind: int = 0) -> np.random.Generator:

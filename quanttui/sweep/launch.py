@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -25,7 +26,7 @@ from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
 from quanttui.format import clean
-from quanttui.measure import corpus, divergence
+from quanttui.measure import corpus, divergence, tasks
 from quanttui.models import sources
 from quanttui.probes import bandwidth, host
 from quanttui.probes.memory import limits
@@ -46,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `text` names the perplexity's text ("" for the default). `settings.threads` 0 means the physical cores,
     `settings.schedule` auto what fits. `kv` are the KV cache's types, an arm with each; `shuffled`: arms come in a
     random order, by the settings' seed. `observer` knows what watching costs with a build and so many threads.
+    `screen` are more arguments of the monitor (tui.app.Monitor).
     """
 
     models: tuple[str, ...] = ()
@@ -65,8 +67,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int
     sample_hz: float = 4.0
     patience: float = 600.0
-    theme: str = ""
-    glyphs: str = ""
+    screen: dict[str, Any] = {}
     json: bool = False
     observer: Callable[[e.Build, int], e.Observer | None] = lambda build, threads: None
 
@@ -88,6 +89,7 @@ def launch(request: Request) -> int:
         cache_bytes=request.cache_bytes,
         patience=request.patience,
         text=writer.state.settings.text,
+        tasks=tasks.load(writer.state.settings),
         hz=request.sample_hz,
     )
     sweep = Sweep(
@@ -197,8 +199,7 @@ def _screen(sweep: Sweep, request: Request) -> int:
         stop=sweep.stop,
         leave=sweep.leave,
         disturb=sweep.disturb,
-        theme=request.theme,
-        glyphs=request.glyphs,
+        **request.screen,
     )
     how = app.run()
     left = how == "leave"
@@ -262,12 +263,15 @@ def _resumed(request: Request) -> session.Writer:
         UserError: it is no session, or its writer still lives.
     """
     folder = session.find(request.sessions_dir, str(request.resume))
+    if (there := session.origin(folder)) is not None:
+        raise UserError(f"{folder}: mirrors a session of {clean(there.host, 80)}: resume it there")
     state = session.load(folder)
     if state.opened is None:
         raise UserError(f"{folder}: holds no plan to resume: start anew with `quanttui run MODEL`")
-    if session.status(state) == "running" and state.writer and state.writer[0] != os.getpid():
+    if session.status(state, folder) == "running" and state.writer and state.writer[0] != os.getpid():
         raise UserError(f"{folder}: process {state.writer[0]} is running it: `quanttui attach {folder}` watches it")
     _same_text(folder, state.settings)
+    _same_prompts(folder, state.settings)
     machine, built = host.host(), build()
     writer = session.Writer(folder)
     writer.append(
@@ -299,6 +303,18 @@ def _same_text(folder: Path, settings: e.Settings) -> None:
         )
 
 
+def _same_prompts(folder: Path, settings: e.Settings) -> None:
+    """Answers to other prompts must not be mixed with those that are recorded.
+
+    Raises:
+        UserError: the file of prompts is gone or was changed.
+    """
+    for task in tasks.load(settings):
+        if task.sha256 != settings.prompts_sha256:
+            what = clean(settings.prompts) or "the shipped prompts"
+            raise UserError(f"{what}: changed since {folder} was begun: put the old file back, or start a new session")
+
+
 def _settings(request: Request) -> e.Settings:
     """The settings with what only this machine can say filled in: threads, the text's path and digest.
 
@@ -314,6 +330,9 @@ def _settings(request: Request) -> e.Settings:
         spec = request.text or ("pocket" if request.demo else corpus.WIKITEXT)
         text = corpus.text(spec, cache=request.cache_dir)
         changes |= {"text": str(text.path), "text_sha256": text.sha256}
+    for task in tasks.load(settings):
+        path = str(Path(settings.prompts).expanduser().resolve()) if settings.prompts else ""
+        changes |= {"prompts": path, "prompts_sha256": task.sha256}
     return msgspec.structs.replace(settings, **changes)
 
 

@@ -31,6 +31,9 @@ TUNED_FOR = 8
 Test = tuple[str, int, int]
 """A speed test: kind (prompt, decode), tokens, depth."""
 
+Tasks = tuple[tuple[str, tuple[str, ...]], ...]
+"""Tasks by name, with the names of their items."""
+
 
 def with_kv(planned: Sequence[e.PlannedArm], types: Sequence[str]) -> tuple[e.PlannedArm, ...]:
     """The arms with each of these types of the KV cache: those after the first are arms of their own."""
@@ -101,6 +104,16 @@ def is_precise(rates: list[float], precision: float) -> bool:
 def wants_perplexity(settings: e.Settings) -> bool:
     """Whether the settings ask for perplexity units."""
     return bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0
+
+
+@lru_cache(maxsize=64)
+def items(tasks: Tasks, arm: str) -> tuple[e.Unit, ...]:
+    """Task units: one for each item, in their order, the same for every arm."""
+    return tuple(
+        e.Unit(arm=arm, kind="task", index=at, task=task, item=item)
+        for task, names in tasks
+        for at, item in enumerate(names)
+    )
 
 
 def group(settings: e.Settings) -> int:

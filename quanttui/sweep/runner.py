@@ -21,9 +21,10 @@ from quanttui.diagnosis import ceilings, drift, roofline
 from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
 from quanttui.errors import UserError
+from quanttui.measure.tasks import Task
 from quanttui.models import header, label, quantize
 from quanttui.probes import apple
-from quanttui.sweep import base, plan, room, schedule
+from quanttui.sweep import answers, base, plan, requests, room, schedule
 from quanttui.sweep.schedule import Step
 
 KERNELS = "kernels.json"
@@ -41,6 +42,9 @@ LEAST_OF_TYPES = 0.02
 
 AHEAD = 4
 """How many perplexity units are asked for at once where one can be scored while the next is decoded."""
+
+LOOK_SECONDS = 1.0
+"""A paused sweep looks for requests this often at least."""
 
 
 class Engine(Protocol):
@@ -64,13 +68,14 @@ class Sampler(Protocol):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Where quants are kept and how long an engine may be silent. `text` is the perplexity's file, `hz` how often the
-    sampler reads."""
+    """Where quants are kept and how long an engine may be silent. `text` is the perplexity's file, `tasks` what every
+    arm answers, `hz` how often the sampler reads."""
 
     cache: Path
     cache_bytes: int
     patience: float = 600.0
     text: str = ""
+    tasks: tuple[Task, ...] = ()
     hz: float = 4.0
 
 
@@ -115,7 +120,6 @@ class Sweep:
     ) -> None:
         self.writer = writer
         self.options = options
-        self.settings = writer.state.settings
         self.error: UserError | None = None
         self._start_engine = start_engine
         self._sampler = sampler(self._record)
@@ -130,10 +134,21 @@ class Sweep:
         self._started: set[tuple[str, int]] = set()
         self._counted: dict[str, int] = {}
         self._warmed: dict[str, plan.Test] = {}
+        self._tasks = tuple((task.name, tuple(item.id for item in task.items)) for task in options.tasks)
+        self._items = {(task.name, item.id): item for task in options.tasks for item in task.items}
+        self._contexts: dict[str, int] = {}
         self._lock = threading.RLock()
+        self._taking = ""
+        self._late = True
+        self._obeying = threading.Lock()
+        self._asked_for = threading.Event()
         self._stopping = threading.Event()
         self._leaving = threading.Event()
-        self._skipping = threading.Event()
+
+    @property
+    def settings(self) -> e.Settings:
+        """As they are now: a viewer may have changed the tolerance."""
+        return self.writer.state.settings
 
     def run(self) -> str:
         """All that is missing, to the end. Returns the outcome that is recorded: ok, failed, interrupted.
@@ -146,7 +161,7 @@ class Sweep:
         try:
             with ExitStack() as held:
                 held.callback(self._close_all)
-                self._obey()
+                self._look()
                 self._rest()
                 self._all()
             outcomes = {arm.outcome for arm in self.writer.state.arms.values()}
@@ -178,26 +193,38 @@ class Sweep:
     def _all(self) -> None:
         """Step after step, as the schedule says."""
         while True:
-            step = schedule.following(self.writer.state, self._counted, self._together(), self._ahead())
-            self._end_phase(step)
+            step = schedule.following(self.writer.state, self._counted, self._together(), self._ahead(), self._tasks)
+            if step is None or step.phase != "skip":
+                self._end_phase(step)
             if step is None:
                 return
+            if self.writer.state.paused and step.phase != "skip":
+                self._hold(step)
+                continue
             for first in (*self._warm_first(step), step):
                 self._take(first)
+
+    def _hold(self, step: Step) -> None:
+        """Wait as long as the sweep is paused, and nothing is to be skipped."""
+        self._enter(Step(step.arm, "paused", step.attempt))
+        self._pace(Step(step.arm, "paused"))
+        while self.writer.state.paused and not self.writer.state.skips:
+            self._check()
+            self._asked_for.wait(LOOK_SECONDS)
+            self._asked_for.clear()
+            self._look()
+        self._append(e.PhaseDone(arm=step.arm, phase="paused", attempt=step.attempt))
 
     def stop(self) -> None:
         """End now: the unit under way is given up. Callable from any thread."""
         self._stopping.set()
+        self._asked_for.set()
         self._interrupt()
 
     def leave(self) -> None:
         """End after the unit under way, so that another process can resume. Callable from any thread."""
         self._leaving.set()
-
-    def skip(self) -> None:
-        """Give up the arm under way and go on with the next. Callable from any thread."""
-        self._skipping.set()
-        self._interrupt()
+        self._asked_for.set()
 
     def disturb(self, why: str) -> None:
         """The speed unit under way does not count and is measured once more. Callable from any thread."""
@@ -205,9 +232,10 @@ class Sweep:
         if running is not None and running.unit.kind in plan.TIMED and not running.disturbed:
             self._record(e.UnitDisturbed(unit=running.unit, why=why))
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, arm: str | None = None) -> None:
+        """Have the request under way given up, where it is this arm's."""
         with self._lock:
-            if self._asked is not None:
+            if self._asked is not None and arm in (None, self._taking):
                 self._asked.interrupt()
 
     def _record(self, event: e.Event) -> None:
@@ -221,20 +249,37 @@ class Sweep:
             self.stop()
 
     def _obey(self) -> None:
-        """Take the requests that viewers left in control.jsonl: each once, recorded with its offset."""
-        for request in session.requests(self.writer.folder, self.writer.state.control_offset):
-            self.writer.append(request)
-            if request.request == "stop":
-                self.stop()
-            elif request.request == "leave":
-                self.leave()
-            elif request.request == "skip" and request.arm in ("", self.writer.state.arm):
-                self.skip()
+        """Take the requests that viewers left in control.jsonl: each once, recorded with its offset.
+
+        What a request changes is folded from its record; here only what is under way is told of it.
+        """
+        with self._obeying:
+            for request in session.requests(self.writer.folder, self.writer.state.control_offset):
+                taken = requests.judged(request, self.writer.state, self._late)
+                self.writer.append(taken)
+                if taken.refused:
+                    continue
+                if taken.request == "stop":
+                    self.stop()
+                elif taken.request in requests.ENDING:
+                    self.leave()
+                elif taken.request == "skip":
+                    self._interrupt(taken.arm)
+                self._asked_for.set()
+            self._late = False
+
+    def _look(self) -> None:
+        """The same in the sweep's own thread."""
+        try:
+            self._obey()
+        except UserError as error:
+            self.error = error
+            raise Stopped from None
 
     def _check(self) -> None:
         if self._stopping.is_set() or self._leaving.is_set():
             raise Stopped
-        if self._skipping.is_set():
+        if self._taking in self.writer.state.skips:
             raise Skipped
 
     def _append(self, event: e.Event) -> None:
@@ -247,16 +292,16 @@ class Sweep:
     def _take(self, step: Step) -> None:
         """Do one step, whatever comes of it: an arm ends done or failed, unless the sweep is stopped."""
         arm, number = step.arm, step.attempt
+        with self._lock:
+            self._taking = arm
         try:
             self._check()
             self._do(step)
         except Interrupted:
-            self._skipping.clear()
             if self._stopping.is_set() or self._leaving.is_set():
                 raise Stopped from None
             self._fail(arm, number, "skipped", "skipped on request")
         except Skipped:
-            self._skipping.clear()
             self._fail(arm, number, "skipped", "skipped on request")
         except EngineFailure as failure:
             self._fail(
@@ -278,12 +323,16 @@ class Sweep:
             self._probe_after(step)
         else:
             engine = self._engine_of(step)
+            if self.writer.state.paused:  # since it began to load: the step comes again when it goes on
+                return
             self._pace(step)
             self._enter(step)
             if step.phase == "count":
                 self._count(engine, step.arm)
             elif step.phase == "perplexity":
                 self._score(engine, step)
+            elif step.phase == "task":
+                self._answer(engine, step)
             elif step.phase == "warm":
                 self._warm(engine, step.units[0])
             else:
@@ -300,7 +349,8 @@ class Sweep:
         stderr: tuple[str, ...] = (),
     ) -> None:
         self._let_go(arm)
-        phase = self.writer.state.phase
+        span = self.writer.state.span
+        phase = span.phase if span is not None and span.arm == arm else ""
         if phase:
             self._append(e.PhaseFailed(arm=arm, phase=phase, error=error, attempt=attempt))
         self._append(
@@ -333,12 +383,14 @@ class Sweep:
             units = self.settings.repetitions
         elif step.phase == "perplexity":
             units = len(plan.groups(self.settings, self._chunks(step.arm), step.arm))
+        elif step.phase == "task":
+            units = len(self._items)
         self._append(e.PhaseStarted(arm=step.arm, phase=phase, attempt=step.attempt, units=units))
 
     def _end_phase(self, following: Step | None) -> None:
         """End the phase under way where the next step is not of it. One that is gone on with later is not done."""
         state, span = self.writer.state, self.writer.state.span
-        if span is None or span.phase not in (*plan.TIMED, "perplexity"):
+        if span is None or span.phase not in (*plan.TIMED, "perplexity", "task"):
             return
         if following is not None and (following.arm, _phase_of(following), following.attempt) == (
             span.arm,
@@ -346,7 +398,8 @@ class Sweep:
             span.attempt,
         ):
             return
-        if span.phase in ("anchor", "perplexity") or not schedule.has_more(state, state.arms[span.arm], span.phase):
+        gone_on_with = span.phase in ("prompt", "decode")
+        if not (gone_on_with and schedule.has_more(state, state.arms[span.arm], span.phase)):
             self._append(e.PhaseDone(arm=span.arm, phase=span.phase, attempt=span.attempt))
 
     # --- engines
@@ -360,7 +413,7 @@ class Sweep:
 
     def _engine_of(self, step: Step) -> Engine:
         """The engine that holds the step's arm: one process per attempt, the others closed unless they are to stay."""
-        key, scoring = (step.arm, step.attempt), _phase_of(step) == "perplexity"
+        key, scoring = (step.arm, step.attempt), _phase_of(step) in ("perplexity", "task")
         turns, chosen = self.settings.schedule != "sequential", self.writer.state.base
         if not (self._together() and (turns or scoring)):
             beside = (chosen.base, 1) if chosen is not None and chosen.how == "beside" and scoring else None
@@ -517,12 +570,16 @@ class Sweep:
 
     @contextmanager
     def _asking(self, engine: Engine) -> Iterator[None]:
-        """Whom `stop` and `skip` interrupt."""
+        """Whom a stop and a skip interrupt. It answers nothing any more then."""
         with self._lock:
             self._asked = engine
         try:
             self._check()
             yield
+        except Interrupted:
+            for key in [key for key, held in self._loaded.items() if held is engine]:
+                self._close(key)
+            raise
         finally:
             with self._lock:
                 self._asked = None
@@ -558,15 +615,13 @@ class Sweep:
 
     def _digest(self, arm: str, files: Sequence[Path], number: int) -> str:
         """The SHA-256 of the arm's file, of each part where it is split, comma between. Large ones take a while."""
+
+        def told(fraction: float) -> None:
+            self._check()
+            self._append(e.PhaseProgress(arm=arm, phase="hash", fraction=fraction))
+
         with self._phase(arm, "hash", number):
-            return ",".join(
-                header.sha256(
-                    file,
-                    self.options.cache,
-                    lambda fraction: self._append(e.PhaseProgress(arm=arm, phase="hash", fraction=fraction)),
-                )
-                for file in files
-            )
+            return ",".join(header.sha256(file, self.options.cache, told) for file in files)
 
     def _made(self, planned: e.PlannedArm, number: int) -> Path:
         """The quant in the cache, made now if it is not there: an engine is started only then."""
@@ -616,6 +671,8 @@ class Sweep:
         (unit,) = step.units
         while self.settings.polite and (why := self._idle()):
             self._pause(step.arm, step.attempt, why, 1.0)
+            if self.writer.state.paused:
+                return
         if self.writer.state.phase == "cool":
             self._enter(step)
         self._ask(engine, protocol.Speed(unit=unit))
@@ -627,8 +684,8 @@ class Sweep:
     def _pause(self, arm: str, attempt: int, why: str, seconds: float) -> None:
         if self.writer.state.phase != "cool":
             self._append(e.PhaseStarted(arm=arm, phase="cool", attempt=attempt, why=why))
-        if self._stopping.wait(seconds):
-            raise Stopped
+        self._stopping.wait(seconds)
+        self._check()
 
     def _pace(self, step: Step) -> None:
         """How often the sampler reads: seldom while a unit is timed on all cores."""
@@ -679,6 +736,33 @@ class Sweep:
                 units=step.units, text=self.options.text, chunks=chunks, raw=str(raw), file=file, base=told
             ),
         )
+
+    def _answer(self, engine: Engine, step: Step) -> None:
+        """Have an item of a task answered. Its answer is recorded before its unit is."""
+        (unit,) = step.units
+        item = self._items[unit.task, unit.item]
+        count = sum(task == unit.task for task, _ in self._items)
+        request = protocol.Generate(
+            unit=unit,
+            prompt=answers.given(item),
+            max_tokens=item.max_tokens or self.settings.max_tokens,
+            stop=item.stop,
+            context=self._context(engine, step.arm),
+            chat=self.settings.chat,
+        )
+        with self._asking(engine):
+            for told in engine.ask(request, self.options.patience):
+                generated = isinstance(told, protocol.Generated)
+                self._append(answers.record(self.writer.folder, unit, item, count, told) if generated else told)
+
+    def _context(self, engine: Engine, arm: str) -> int:
+        """The context, in tokens, that all items fit into with their answers, as far as the model goes."""
+        if arm not in self._contexts:
+            items = tuple(self._items.values())
+            given = tuple(answers.given(item) for item in items)
+            (found,) = self._ask(engine, protocol.Render(arm=arm, prompts=given, chat=self.settings.chat))
+            self._contexts[arm] = answers.context(items, found, self.settings.max_tokens)
+        return self._contexts[arm]
 
     def _beside(self, told: protocol.Base, units: tuple[e.Unit, ...], chunks: int) -> protocol.Base | None:
         """Have the base decode the same chunks, for its logits. Its figures are recorded already.

@@ -3,7 +3,7 @@
 So a schedule is an ordering of units, an early decision is a rule that asks for no more of them, and resuming is
 nothing of its own.
 
-    sequential    one arm after the other: speed, then perplexity; the anchor between them (diagnosis.drift)
+    sequential    one arm after the other: speed, perplexity, tasks; the anchor between them (diagnosis.drift)
     round-robin   a repetition of each arm in turn, all of them loaded, then perplexity arm by arm
     abba          the same, there and back, so that a steady drift falls on all arms alike
 
@@ -30,7 +30,8 @@ against the base, the base goes on to GROWTH times as many: few reloads, and lit
 
 class Step(msgspec.Struct, frozen=True):
     """What to do next: `units` of one phase of an arm. With `phase` count: how many chunks its text makes; bandwidth:
-    of the memory, once more; cool: wait for the machine to be what it was; done: nothing is left of the arm."""
+    of the memory, once more; cool: wait for the machine to be what it was; skip: somebody asked for it; done:
+    nothing is left of the arm."""
 
     arm: str
     phase: str
@@ -39,21 +40,26 @@ class Step(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def following(state: State, counted: Mapping[str, int], together: bool = False, ahead: int = 1) -> Step | None:
+def following(
+    state: State, counted: Mapping[str, int], together: bool = False, ahead: int = 1, tasks: plan.Tasks = ()
+) -> Step | None:
     """The next step, None when nothing is left.
 
     Args:
         counted: how many chunks of the text are to be scored, by arm, where that was asked already.
         together: all arms are loaded at once.
         ahead: at most how many perplexity units go together.
+        tasks: whose items every arm answers.
     """
+    if state.skips:
+        return Step(state.skips[0], "skip", _number(state.arms[state.skips[0]]))
     arms = [arm for arm in state.ordered if arm.outcome in ("planned", "running")]
     turns = state.settings.schedule != "sequential"
     step = _in_turns(state, arms, together) if turns else None
     step = step or _again(state, slow=True)
     if not any(arm.outcome == "running" for arm in arms):
         step = step or _asked(state)
-    step = step or _first(state, arms, counted, ahead) or _again(state, slow=False) or _asked(state)
+    step = step or _first(state, arms, counted, ahead, tasks) or _again(state, slow=False) or _asked(state)
     return (None if turns else _anchor(state, step)) or step
 
 
@@ -76,7 +82,9 @@ def _speed(state: State, arm: Arm, number: int) -> Step | None:
     return None
 
 
-def _first(state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int) -> Step | None:
+def _first(
+    state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int, tasks: plan.Tasks
+) -> Step | None:
     """What the first arm has left that needs not wait for the base; where all wait, the base's next chunks."""
     waiting = False
     for arm in arms:
@@ -86,16 +94,22 @@ def _first(state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int
         if _is_unprobed(state, arm):
             return Step(arm.id, "bandwidth", number)
         if number > 1 or not plan.wants_perplexity(state.settings):
-            return Step(arm.id, "done", number)
+            return _last(arm, number, tasks)
         if (known := arm.chunks_planned or counted.get(arm.id)) is None:
             return Step(arm.id, "count")
         units = _chunks(state, arm, plan.groups(state.settings, known, arm.id))
         if units:
             return Step(arm.id, "perplexity", 1, tuple(units[:ahead]))
         if units is not None:
-            return Step(arm.id, "done")
+            return _last(arm, number, tasks)
         waiting = True
-    return _for_those_who_wait(state, arms, counted) if waiting else None
+    return _for_those_who_wait(state, arms, counted, tasks) if waiting else None
+
+
+def _last(arm: Arm, number: int, tasks: plan.Tasks) -> Step:
+    """The next item that an arm has to answer once its other figures are there; then its end."""
+    left = plan.missing(plan.items(tasks, arm.id), arm) if number == 1 else []
+    return Step(arm.id, "task", 1, tuple(left[:1])) if left else Step(arm.id, "done", number)
 
 
 def _is_unprobed(state: State, arm: Arm) -> bool:
@@ -133,14 +147,16 @@ def _is_open(state: State, arm: Arm, base: Arm) -> bool:
     return not paired.call(state, arm, base).call
 
 
-def _for_those_who_wait(state: State, arms: list[Arm], counted: Mapping[str, int]) -> Step | None:
+def _for_those_who_wait(
+    state: State, arms: list[Arm], counted: Mapping[str, int], tasks: plan.Tasks
+) -> Step | None:
     """The base's next chunks; or an end, where it has no more of them."""
     base = paired.planned_base(state)
     if base is None or base not in arms:
-        return Step(arms[0].id, "done")
+        return _last(arms[0], 1, tasks)
     known = base.chunks_planned or counted.get(base.id, 0)
     left = plan.missing(plan.groups(state.settings, known, base.id), base)
-    return Step(base.id, "perplexity", 1, tuple(left[:1])) if left else Step(base.id, "done")
+    return Step(base.id, "perplexity", 1, tuple(left[:1])) if left else _last(base, 1, tasks)
 
 
 def _drawn(units: tuple[e.Unit, ...], arm: Arm) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import threading
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
-import psutil
+from rich.style import Style
 from textual import events
 from textual.actions import ActionParseResult
 from textual.app import App
@@ -29,20 +28,27 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.worker import Worker
 
-from quanttui import paths, session, transport
+from quanttui import flags, paths, session, transport
 from quanttui import state as fold
 from quanttui.diagnosis import verdicts
 from quanttui.errors import UserError
-from quanttui.format import clean
+from quanttui.format import clean, size
+from quanttui.remote.mirror import LAGS, Link
 from quanttui.summary import Summary, summarize
-from quanttui.transport import FROZEN, LIVE, REPLAY, Cursor
+from quanttui.transport import LIVE, Cursor
+from quanttui.tui import evidence, glyphs, keys, snapshot, theming, view
 from quanttui.tui import feed as log
-from quanttui.tui import glyphs, theming, view
-from quanttui.tui.pace import ORDINARY, Pace, rates
+from quanttui.tui import keymap as user_keys
+from quanttui.tui.cost import Cost
+from quanttui.tui.pace import ORDINARY, Pace, Rates, rates
 from quanttui.tui.panels import Charts
 from quanttui.tui.parts import Own, View
+from quanttui.tui.screens.arm import ArmPage
+from quanttui.tui.screens.compare import ComparePage
 from quanttui.tui.screens.monitor import DRAWN, NUMBERS, MonitorScreen
-from quanttui.tui.screens.over import Help, Leave
+from quanttui.tui.screens.over import Ask, Help, Leave, Palette, Sure
+from quanttui.tui.screens.page import Page, Scene
+from quanttui.tui.screens.sessions import SessionsPage
 from quanttui.tui.terminal import driver_class
 
 NOTICE = 6.0
@@ -51,15 +57,17 @@ NOTICE = 6.0
 CATCHING_UP = 0.02
 """Seconds between rounds of folding while the state is behind the cursor."""
 
+PROGRESS = 2_000
+"""Events waiting to be folded from which on the screen says how far it is."""
+
+PATIENT = Rates(0.5, 0.5)
+"""How often it says so."""
+
 QUIT, LEAVE, STOP, HUNG_UP = "quit", "leave", "stop", "hang-up"
 """What `Monitor.run()` returns: the screen was closed; the sweep is to go on without it; the sweep was asked to stop;
 the terminal hung up or SIGTERM came, and the sweep goes on."""
 
-_CELL = 12.2
-"""Width of a cell in Rich's SVGs."""
-
-_INDENTED = re.compile(r'x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)')
-_FONTS = re.compile(r"@font-face\s*\{[^}]*\}")
+Mode = Literal["live", "attach", "replay"]
 
 
 class Lasting(ThreadPoolExecutor):
@@ -80,7 +88,11 @@ class Monitor(App[str], inherit_bindings=False):
         disturb: told why, when the screen answers a key while repetitions are timed on all cores: the one under way
             does not count.
         speed, at: of a replay: times the recorded pace; a time, a quant's name or "flag" to begin at.
-        theme, glyphs: a theme's name; "auto" or a set's name.
+        theme, glyphs, form: a theme's name; "auto" or a set's name; "auto" or a layout's name.
+        keymap: the user's own keys by action, as config.toml has them.
+        mouse: whether the mouse is listened to.
+        sessions: the folder of all sessions, for the list of them.
+        link: how the session of another machine, whose mirror `folder` is, is connected.
         still: nothing moves and nothing of the screen's own cost is shown: for snapshots.
 
     `run()` returns QUIT, LEAVE, STOP or HUNG_UP; whoever called it then joins the sweep.
@@ -98,7 +110,7 @@ class Monitor(App[str], inherit_bindings=False):
     def __init__(
         self,
         folder: Path,
-        mode: Literal["live", "attach", "replay"] = "live",
+        mode: Mode = "live",
         sweep: Callable[[], object] | None = None,
         *,
         stop: Callable[[], object] | None = None,
@@ -108,28 +120,34 @@ class Monitor(App[str], inherit_bindings=False):
         at: str | None = None,
         theme: str = theming.DEFAULT,
         glyphs: str = "auto",
+        form: str = "auto",
+        keymap: Mapping[str, str] = {},
+        mouse: bool = True,
+        sessions: Path | None = None,
+        link: Callable[[], Link] | None = None,
         still: bool = False,
     ) -> None:
         self._themes, wrong = theming.load(paths.themes())
         super().__init__(driver_class=driver_class(self.hung_up))
         self.folder = folder
-        self._mode, self._disturb = mode, disturb
+        self._sessions, self._link = sessions, link
+        self._disturb = disturb
         self._pace, self._rates = Pace(), ORDINARY
         self._alarms: set[tuple[str, str, str]] = set()
         self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._still = still
         self.cursor = _cursor(folder, mode, speed, at, still)
         self.feed = log.Feed(folder, ended=self._unit_ended)
-        self.feed.seek(self.cursor.t)
         self.view: View | None = None
-        self._glyphs = _glyph_set(glyphs)
+        self._glyphs, self._form = _glyph_set(glyphs), form
         self._sweep, self._stop, self._leave = sweep, stop, leave
         self._sweeping = threading.Event()
-        self._still = still
+        self._mouse = mouse
         self._focused = True
         self._sized: Size | None = None
         self._remote = "SSH_CONNECTION" in os.environ
-        self._end = log.end(folder)
-        self._selected = ""
+        self._selected = self._order = ""
+        self._flag: flags.Flag | None = None
         self._summary = Summary("", None, None, (), "", ())
         self._charts = Charts()
         self._settled = self._over = self._chasing = False
@@ -137,27 +155,36 @@ class Monitor(App[str], inherit_bindings=False):
         self._timer: Timer | None = None
         self._interval = 0.0
         self._ticked = time.monotonic()
-        self._cost = _Cost()
+        self._cost = Cost()
         self._own = Own()
         self._notice, self._notice_level, self._notice_until = "", "info", 0.0
-        for known in self._themes.values():
-            self.register_theme(known.textual())
         if theme not in self._themes:
             wrong.append(f"theme {clean(theme, 40)}: no such theme: there are {', '.join(sorted(self._themes))}")
             theme = theming.DEFAULT
-        self.theme = theme
+        self._themes = theming.usable(self._themes, evidence.settled(os.environ))
+        for known in self._themes.values():
+            self.register_theme(known.textual())
+        self.theme = theme if theme in self._themes else next(iter(self._themes))
+        self._keymap: dict[str, str] = {}
+        try:
+            chosen = user_keys.check(keymap, {action.id: action.keys for action in keys.ACTIONS})
+        except UserError as error:
+            wrong.append(f"config.toml: {error}")
+        else:
+            self._keymap = {name: " ".join(map(user_keys.shown, chosen[name])) for name in keymap}
+            self.set_keymap({name: ",".join(chosen[name]) for name in keymap})
         if wrong and not still:
             self._say("; ".join(wrong), "warn")
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     def run(self, **options: Any) -> str | None:
-        """Show the screen until it is closed. No mouse over SSH: its bytes leak into the shell on a lossy link."""
-        options.setdefault("mouse", not self._remote)
+        """Show the screen until it is closed."""
+        options.setdefault("mouse", self._mouse)
         return super().run(**options)
 
     def get_default_screen(self) -> Screen[Any]:
-        return MonitorScreen(self._glyphs)
+        return MonitorScreen(self._glyphs, self._form)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return theming.defaults()
@@ -225,12 +252,12 @@ class Monitor(App[str], inherit_bindings=False):
         """
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
-        self.cursor = self.cursor.passed(passed, self._end) if self._settled else self.cursor
-        self._settled = self.feed.advance(self.cursor.t)
+        if self._settled and self.cursor.playing and (self.feed.whole or self.cursor.t != 0.0):
+            self.cursor = self.cursor.passed(passed, self.end)
+        self._settled = self.feed.advance(self.cursor.t) and (self.feed.whole or not self._still)
+        if not self._settled or not self.feed.whole:
+            self._catch_up(now)
         if not self._settled:
-            if not self._chasing:
-                self._chasing = True
-                self.set_timer(CATCHING_UP, self._chase)
             return
         if self._sought or self._alarmed():
             self._sought = False
@@ -242,10 +269,20 @@ class Monitor(App[str], inherit_bindings=False):
         self.feed.poll = log.POLL if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
         if self._waiting():
             return
-        free = ended or (self.cursor.mode == LIVE and not view.is_timed(self.state))
+        free = ended or not view.is_timed(self.feed.tail)
         due = self._pace.due(now, wanted, free)
         if due:
             self._paint(due, wanted.words)
+
+    def _catch_up(self, now: float) -> None:
+        """Come back soon: more of the log is there than was folded. Where that takes long, show how far it is."""
+        if not self._chasing:
+            self._chasing = True
+            self.set_timer(CATCHING_UP, self._chase)
+        if self.feed.waiting > PROGRESS and not self._still and not self._waiting():
+            due = self._pace.due(now, PATIENT)
+            if due:
+                self._paint(due)
 
     def _alarmed(self) -> bool:
         """Whether something contaminates the unit under way that was not seen there before: no reason to wait for the
@@ -263,7 +300,8 @@ class Monitor(App[str], inherit_bindings=False):
         """Whether repetitions are timed on all cores, or may be, where the cursor stands at another moment."""
         if self.cursor.mode == LIVE:
             return view.is_quiet(self.state)
-        return self._mode != REPLAY and not self._still and not self._over and view.fills_cores(self.state)
+        running = not self.cursor.recorded and not self._still and not self.feed.tail.closed
+        return running and view.fills_cores(self.feed.tail)
 
     def _unit_ended(self) -> None:
         """In the reader's thread: a whole frame hurts least right after a repetition."""
@@ -290,17 +328,55 @@ class Monitor(App[str], inherit_bindings=False):
         return outlet is not None and outlet.backlog > 0
 
     def _paint(self, due: str, pace: str = "") -> None:
-        screen = self._monitor
+        tail = self.feed.tail if self.feed.state is not self.feed.tail else None
         if due == "whole":
-            self._over = self.state.t >= self._end and session.status(self.state) != "running"
+            at_end = self.feed.whole and self.state.n >= self.feed.tail.n
+            self._over = at_end and self._status() != "running"
             self._summary = summarize(self.state, over=self._over)
-            self._charts = view.charts(self.state, self._summary, screen.chart_columns())
+            self._charts = view.charts(self.state, self._summary, self._monitor.chart_columns(), tail)
         if not self._still:
-            self._own = self._cost.now(self._driver, self.feed.age if self.cursor.mode == LIVE else None, pace)
-        if self._notice and time.monotonic() < self._notice_until:
-            self._own = msgspec.structs.replace(self._own, notice=self._notice, level=self._notice_level)
-        self.view = view.of(self.state, self._summary, self._charts, self.cursor, self._own, self._selected, self._over)
-        screen.show(self.view, NUMBERS if due == "few" else DRAWN)
+            age = self.feed.age if self.cursor.mode == LIVE else None
+            self._own = self._cost.now(self._driver, age, pace, self._log_words())
+        own = self._own
+        if self.feed.waiting > PROGRESS and not self._still:
+            said = f"reading the log: {self.feed.share * 100:.0f} %"
+            own = msgspec.structs.replace(own, notice=said, level="info")
+        elif self._notice and time.monotonic() < self._notice_until:
+            own = msgspec.structs.replace(own, notice=self._notice, level=self._notice_level)
+        elif (link := self._linked()) is not None and (link.status != "connected" or (link.behind or 0.0) >= LAGS):
+            own = msgspec.structs.replace(own, notice=link.words, level="warn")
+        self.view = view.of(
+            self.state, self._summary, self._charts, self.cursor, own, self._selected, self._over, tail, self._order,
+            self._keymap,
+        )  # fmt: skip
+        page = next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Page)), None)
+        if page is None:
+            self._monitor.show(self.view, NUMBERS if due == "few" else DRAWN)
+        elif due == "whole":
+            page.follow(self.scene)
+
+    @property
+    def scene(self) -> Scene:
+        """What a page is made of now."""
+        assert self.view is not None
+        return Scene(self.folder, self.state, self.feed.tail, self._summary, self.view)
+
+    def _status(self) -> str:
+        """running, done, interrupted or empty."""
+        return session.status(self.feed.tail, self.folder)
+
+    def _linked(self) -> Link | None:
+        return self._link() if self._link is not None else None
+
+    def _log_words(self) -> str:
+        """The log's size, and whether somebody writes it."""
+        tail = self.feed.tail
+        if (link := self._linked()) is not None:
+            return link.words
+        writer = f"writer {tail.writer[0]} {'alive' if self._status() == 'running' else 'ended'}" if tail.writer else ""
+        with suppress(OSError):
+            return f"{writer}  log {size((self.folder / session.EVENTS).stat().st_size)} {tail.n + 1} events"
+        return writer
 
     def repaint(self) -> None:
         """A whole frame now: after a key, a change of size or theme."""
@@ -313,9 +389,16 @@ class Monitor(App[str], inherit_bindings=False):
         return self.feed.state
 
     @property
+    def end(self) -> float:
+        """Session time of the last event that is known."""
+        return self.feed.tail.t
+
+    @property
     def settled(self) -> bool:
         """Whether the state stands at the cursor, was painted, and everything has its place."""
-        return self._settled and self.view is not None and self._monitor.arranged
+        top = self.screen
+        placed = top.arranged if isinstance(top, Page) else self._monitor.arranged
+        return self._settled and self.feed.whole and self.view is not None and placed
 
     @property
     def sweeping(self) -> bool:
@@ -346,7 +429,14 @@ class Monitor(App[str], inherit_bindings=False):
         self._focused = True
 
     def _dress(self) -> None:
-        self._monitor.dress(self._themes[self.theme].palette())
+        for screen in self.screen_stack:
+            if isinstance(screen, MonitorScreen | Page):
+                screen.dress(self.colours)
+
+    @property
+    def colours(self) -> dict[str, Style]:
+        """A style for each role, of the theme that is on."""
+        return self._themes[self.theme].palette()
 
     def _say(self, text: str, level: str = "info", stay: bool = False) -> None:
         """A passing message in the status line."""
@@ -366,8 +456,10 @@ class Monitor(App[str], inherit_bindings=False):
         self._disturbs("a key was answered")
         return await super().run_action(action, default_namespace, namespaces)
 
+    # the time cursor
+
     def action_freeze(self) -> None:
-        self._go(self.cursor.toggled(self.state.t))
+        self._go(self.cursor.toggled(self.state.t, self.end))
 
     def action_earlier(self) -> None:
         self._move(-transport.STEP)
@@ -375,22 +467,98 @@ class Monitor(App[str], inherit_bindings=False):
     def action_later(self) -> None:
         self._move(transport.STEP)
 
+    def action_far_earlier(self) -> None:
+        self._move(-transport.LEAP)
+
+    def action_far_later(self) -> None:
+        self._move(transport.LEAP)
+
     def action_first(self) -> None:
-        self._go(self.cursor.to_start())
+        self._to(0.0)
 
     def action_last(self) -> None:
-        self._end = log.end(self.folder)
-        self._go(self.cursor.to_end(self._end))
+        self._to(self.end)
+
+    def action_tenth(self, tenth: int) -> None:
+        self._to(self.end * tenth / 10)
+
+    def action_next_phase(self) -> None:
+        self._to_edge(transport.phases(self.feed.tail), True, "phase")
+
+    def action_previous_phase(self) -> None:
+        self._to_edge(transport.phases(self.feed.tail), False, "phase")
+
+    def action_next_turn(self) -> None:
+        self._to_edge(transport.quants(self.feed.tail), True, "quant")
+
+    def action_previous_turn(self) -> None:
+        self._to_edge(transport.quants(self.feed.tail), False, "quant")
+
+    def action_next_flag(self) -> None:
+        self._to_flag(True)
+
+    def action_previous_flag(self) -> None:
+        self._to_flag(False)
+
+    def action_faster(self) -> None:
+        self._play(2.0)
+
+    def action_slower(self) -> None:
+        self._play(0.5)
+
+    def _play(self, times: float) -> None:
+        if self.cursor.t is None:
+            self._say("live: go back in time first (left, home, 0-9), then + plays from there")
+        self._go(self.cursor.faster(times))
 
     def _move(self, by: float) -> None:
-        self._end = log.end(self.folder)
-        self._go(self.cursor.moved(by, self.state.t, self._end))
+        self._go(self.cursor.moved(by, self.state.t, self.end))
+
+    def _to(self, t: float) -> None:
+        self._go(self.cursor.to(t, self.end))
+
+    def _to_edge(self, edges: list[float], forward: bool, name: str) -> None:
+        found = transport.neighbour(edges, self.state.t, forward)
+        if found is not None:
+            self._to(found)
+        elif forward:
+            self._to(self.end)
+        else:
+            self._say(f"no {name} began before this")
+            self.repaint()
+
+    def _to_flag(self, forward: bool) -> None:
+        """The next doubtful moment: where a verdict grew out of a contaminated stretch, the moment it appeared."""
+        tail = self.feed.tail
+        known = flags.doubtful(tail, summarize(tail, over=bool(tail.closed)))
+        here, last = self.state.t, self._flag
+        if last is not None and last in known and last.t <= here <= max(last.t, last.until):
+            index = known.index(last) + (1 if forward else -1)
+            found = known[index] if 0 <= index < len(known) else None
+        else:
+            t = transport.neighbour([one.t for one in known], here, forward)
+            found = next((one for one in known if one.t == t), None)
+        if found is None:
+            self._say(f"no {'later' if forward else 'earlier'} flag: {len(known)} in this session")
+            self.repaint()
+            return
+        t = found.t
+        if found.code:
+            flag = found
+            t = self.feed.find(found.t, found.until, lambda state: flags.stands(state, flag))
+        self._to(t)
+        self._flag = found
+        self._selected = found.arm or self._selected
+        self._say(f"{found.glyph} {found.text}", found.level)
 
     def _go(self, cursor: Cursor) -> None:
         self.cursor = cursor
+        self._flag = None
         self.feed.seek(cursor.t)
         self._settled, self._sought = False, True
         self._tick()
+
+    # what is looked at
 
     def action_next_quant(self) -> None:
         self._select(1)
@@ -399,44 +567,82 @@ class Monitor(App[str], inherit_bindings=False):
         self._select(-1)
 
     def _select(self, by: int) -> None:
-        names = list(self.state.arms)
+        names = [row.id for row in self.view.rows] if self.view else []
         if names:
-            here = self._selected if self._selected in names else self.state.arm
+            here = self.chosen
             self.select(names[(names.index(here) + by) % len(names)] if here in names else names[0])
+
+    @property
+    def chosen(self) -> str:
+        """The quant that is selected, else the one under way."""
+        return self._selected if self._selected in self.state.arms else self.state.arm
 
     def on_monitor_screen_picked(self, event: MonitorScreen.Picked) -> None:
         self._disturbs("a click was answered")
         self.select(event.arm)
+
+    def on_monitor_screen_moved(self, event: MonitorScreen.Moved) -> None:
+        self._disturbs("the mouse was answered")
+        if event.t is not None:
+            self._to(event.t)
+        else:
+            self._move(event.by)
 
     def select(self, arm: str) -> None:
         """Have the verdicts on this quant spelled out."""
         self._selected = arm
         self.repaint()
 
-    def action_rerun(self) -> None:
-        """Ask whoever runs the sweep to measure the selected quant's speed once more."""
-        chosen = self._selected if self._selected in self.state.arms else self.state.arm
-        arm = self.state.arms.get(chosen)
-        if "speed" not in self.state.settings.tasks:
-            self._say("this sweep measures no speed: there is nothing to run again", "warn")
-        elif arm is None or arm.outcome in ("planned", "running"):
-            name = clean(chosen, 24) or "no quant"
-            self._say(f"{name}: has not been measured yet: select one that was (tab)", "warn")
-        elif self._mode == REPLAY or self._over:
-            how = f"quanttui run --resume {self.folder} runs it"
-            self._ask("rerun", chosen, f"{clean(chosen, 24)}: asked for; {how}")
+    def action_arm(self) -> None:
+        if self.view is not None and self.chosen:
+            self.push_screen(ArmPage(self._glyphs, self.colours, self.scene, self.chosen), self._returned)
+
+    def action_compare(self) -> None:
+        if self.view is not None and len(self.state.arms) > 1:
+            self.push_screen(ComparePage(self._glyphs, self.colours, self.scene, self.chosen), self._returned)
         else:
-            self._ask("rerun", chosen, f"{clean(chosen, 24)}: runs again after the quant under way")
+            self._say("there is one quant only: w lists other sessions to compare with")
+            self.repaint()
+
+    def action_sessions(self) -> None:
+        if self.view is not None and self._sessions is not None:
+            page = SessionsPage(self._glyphs, self.colours, self.scene, self._sessions, self.sweeping)
+            self.push_screen(page, self._returned)
+
+    def _returned(self, answer: str | None) -> None:
+        """Back from a page: to this session, or to another one that was chosen there."""
+        if answer:
+            self.watch_session(Path(answer))
+        self.call_after_refresh(self.repaint)
+
+    def watch_session(self, folder: Path) -> None:
+        """Go over to another session: live where it runs, else from its end."""
+        try:
+            feed = log.Feed(folder, ended=self._unit_ended)
+        except UserError as error:
+            self._say(str(error), "bad")
+            return
+        self.feed.close()
+        self.folder, self.feed = folder, feed
+        running = session.status(session.load(folder), folder) == "running"
+        self.cursor = Cursor() if running else Cursor(session.end(folder), recorded=True)
+        self._selected, self._flag, self.view = "", None, None
+        self._charts, self._summary = Charts(), Summary("", None, None, (), "", ())
+        self._settled, self._sought, self._over = False, True, False
+        self._tick()
+
+    def action_order(self) -> None:
+        orders = list(view.ORDERS)
+        self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self.repaint()
 
-    def _ask(self, act: str, arm: str, said: str) -> None:
-        """Leave a request for the sweep, from any viewer."""
-        try:
-            session.request(self.folder, act, arm)
-        except OSError as error:
-            self._say(f"{error.filename}: {error.strerror}: the request could not be left", "bad")
-        else:
-            self._say(said, "ok")
+    def action_zoom(self) -> None:
+        self._monitor.zoom(1)
+        self.call_after_refresh(self.repaint)
+
+    def action_unzoom(self) -> None:
+        self._monitor.zoom(0)
+        self.call_after_refresh(self.repaint)
 
     def action_theme(self) -> None:
         names = sorted(self._themes)
@@ -445,26 +651,139 @@ class Monitor(App[str], inherit_bindings=False):
         self._say(f"theme {self.theme}")
         self.repaint()
 
-    def action_snapshot(self) -> None:
-        if self.view is None:
-            return
-        try:
-            stem = save(self.folder, self.view, *taken(self))
-            self._say(f"snapshot: {stem}.svg, .txt, .json", "ok")
-        except OSError as error:
-            self._say(f"snapshot: {error.filename}: {error.strerror}", "bad")
+    # requests to the sweep, from any viewer
+
+    def action_rerun(self) -> None:
+        arm = self.state.arms.get(self.chosen)
+        name = clean(self.chosen, 24) or "no quant"
+        if "speed" not in self.state.settings.tasks:
+            self._say("this sweep measures no speed: there is nothing to run again", "warn")
+        elif arm is None or arm.outcome in ("planned", "running"):
+            self._say(f"{name}: has not been measured yet: select one that was (tab)", "warn")
+        elif self._is_over:
+            self._ask("rerun", f"{name}: asked for; quanttui run --resume {self.folder} runs it", arm.id)
+        else:
+            self._ask("rerun", f"{name}: runs again after the quant under way", arm.id)
         self.repaint()
+
+    def action_skip(self) -> None:
+        """Skip the selected quant: at once where it is under way, else when its turn comes."""
+        tail = self.feed.tail
+        arm = tail.arms.get(self.chosen)
+        if self._is_over:
+            self._say("nothing runs: there is nothing to skip", "warn")
+        elif arm is None or arm.outcome not in ("planned", "running"):
+            self._say(f"{clean(self.chosen, 24) or 'no quant'}: is measured already: select another one (tab)", "warn")
+        else:
+            name = clean(arm.id, 24)
+            said = f"skip {name}; what it has measured stays"
+            self._sure(f"skip {name}?", said, "skip", f"{name}: is skipped", arm.id)
+            return
+        self.repaint()
+
+    def action_pause(self) -> None:
+        if self._is_over:
+            self._say("nothing runs: there is nothing to pause", "warn")
+        elif self.feed.tail.paused:
+            self._ask("resume", "the sweep goes on")
+        else:
+            self._ask("pause", "paused after the unit under way: p goes on")
+        self.repaint()
+
+    def action_finish(self) -> None:
+        if self._is_over:
+            self._say("nothing runs: there is nothing to stop", "warn")
+            self.repaint()
+        else:
+            said = f"the sweep ends after the unit under way: quanttui run --resume {self.folder} goes on"
+            self._sure("stop the sweep after this unit?", "end it; --resume goes on", "finish", said)
+
+    def action_tolerance(self) -> None:
+        if self._is_over or self.view is None:
+            self._say("nothing runs: the tolerance of a finished sweep stays", "warn")
+            self.repaint()
+            return
+        now = 100 * self.feed.tail.settings.tolerance
+        question = f"tolerance in % of the base's perplexity, now {now:g}"
+        self.push_screen(Ask(question, self.view, self._glyphs, self.colours, _no_percentage), self._tolerate)
+
+    def _tolerate(self, answer: str | None) -> None:
+        if answer:
+            value = answer.removesuffix("%").strip()
+            self._ask("tolerance", f"the tolerance is {value} % from the next unit on", value=value)
+            self.repaint()
+
+    def _sure(self, question: str, yes: str, act: str, said: str, arm: str = "") -> None:
+        """Ask first."""
+
+        def answered(answer: str | None) -> None:
+            if answer == "yes":
+                self._ask(act, said, arm)
+                self.repaint()
+
+        if self.view is not None:
+            self.push_screen(Sure(question, yes, self.view, self._glyphs, self.colours), answered)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nobody is there to answer a request."""
+        return self._status() != "running"
+
+    def _ask(self, act: str, said: str, arm: str = "", value: str = "") -> None:
+        """Leave a request for the sweep."""
+        try:
+            session.request(self.folder, act, arm, value)
+        except OSError as error:
+            self._say(f"{error.filename}: {error.strerror}: the request could not be left", "bad")
+        else:
+            link = self._linked()
+            late = link is not None and link.status != "connected"
+            self._say(f"{said}, once {link.host} is connected again" if late and link is not None else said, "ok")
+
+    # what lies over the screen, and beside it
 
     def action_help(self) -> None:
         if self.view is not None:
-            self.push_screen(Help(self.view, self._glyphs, self._themes[self.theme].palette()))
+            self.push_screen(Help(self.view, self._glyphs, self.colours))
+
+    def action_palette(self) -> None:
+        if self.view is not None:
+            self.push_screen(Palette(self.view, self._glyphs, self.colours), self._picked)
+
+    async def _picked(self, answer: str | None) -> None:
+        if answer:
+            await self.run_action(answer)
+
+    def action_snapshot(self) -> None:
+        self._picture("")
+
+    def action_annotate(self) -> None:
+        if self.view is not None:
+            self.push_screen(Ask("a note to the snapshot", self.view, self._glyphs, self.colours), self._annotated)
+
+    def _annotated(self, note: str | None) -> None:
+        if note is not None:
+            self.call_after_refresh(self._picture, note)
+
+    def _picture(self, note: str) -> None:
+        if self.view is None:
+            return
+        try:
+            said = snapshot.caption(self.folder, self.view, self.state, note)
+            written = snapshot.save(
+                snapshot.stem(self.folder, self.view), snapshot.taken(self, said, self.view)
+            )
+            self._say(f"snapshot: {written[0].with_suffix('')}.svg, .txt, .json", "ok")
+        except OSError as error:
+            self._say(f"snapshot: {error.filename}: {error.strerror}", "bad")
+        self.repaint()
 
     def action_leave(self) -> None:
         """Quit at once, or ask while a sweep of this process runs."""
         if not self.sweeping or self.view is None:
             self.exit(QUIT)
             return
-        self.push_screen(Leave(self.view, self._glyphs, self._themes[self.theme].palette()), self._answered)
+        self.push_screen(Leave(self.view, self._glyphs, self.colours), self._answered)
 
     def _answered(self, answer: str | None) -> None:
         act = {LEAVE: self._leave, STOP: self._stop}.get(answer or "")
@@ -473,120 +792,71 @@ class Monitor(App[str], inherit_bindings=False):
             self.exit(answer)
 
 
-class _Cost:
-    """What this process costs, over stretches of at least a second."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._then = (time.monotonic(), time.process_time(), 0)
-        self._own = Own()
-
-    def now(self, driver: Any, age: float | None, pace: str) -> Own:
-        written = getattr(getattr(driver, "outlet", None), "written", 0)
-        here = (time.monotonic(), time.process_time(), written)
-        elapsed = here[0] - self._then[0]
-        if elapsed >= 1:
-            cpu, sent = (here[1] - self._then[1]) / elapsed, (here[2] - self._then[2]) / elapsed
-            self._own = Own(cpu, float(self._process.memory_info().rss), sent)
-            self._then = here
-        return msgspec.structs.replace(self._own, age=age, pace=pace or self._own.pace)
+def _no_percentage(text: str) -> str:
+    try:
+        fine = 0 < float(text.removesuffix("%")) < 100
+    except ValueError:
+        fine = False
+    return "" if fine else "a percentage above 0 and below 100, such as 0.5"
 
 
-def _cursor(folder: Path, mode: str, speed: float, at: str | None, still: bool) -> Cursor:
+def _cursor(folder: Path, mode: Mode, speed: float, at: str | None, still: bool) -> Cursor:
     """Where the screen begins: the tail, or the named moment of a replay."""
     if still:
-        return Cursor(FROZEN, log.end(folder) if at is None else _moment(folder, at), speed, False)
-    if mode != REPLAY:
+        return Cursor(session.end(folder) if at is None else moment(folder, at), recorded=True)
+    if mode != transport.REPLAY:
         return Cursor()
-    return Cursor(REPLAY, 0.0 if at is None else _moment(folder, at), speed, True)
+    return Cursor(0.0 if at is None else moment(folder, at), speed, playing=True, recorded=True)
 
 
-def _moment(folder: Path, at: str) -> float:
+def moment(folder: Path, at: str) -> float:
+    """The session time that `at` names: a time, a quant (its start), or `flag`, the first doubt or failure.
+
+    Raises:
+        UserError: no such quant, or nothing was flagged.
+    """
     when = transport.seconds(at)
     if when is not None:
         return when
-    reader = session.Reader(folder)
+    known = session.load(folder)
+    if at.strip().lower() != "flag":
+        return transport.start_of(known, at)
+    found = flags.doubtful(known, summarize(known, over=bool(known.closed)))
+    first = next((one for one in found if one.arm), None)
+    if first is None:
+        raise UserError(f"--at flag: nothing was flagged in {clean(folder.name, 80)}: give a time (12m)")
+    if not first.code:
+        return first.t
+    feed = log.Feed(folder)
     try:
-        return transport.locate(reader.events(), at, flagged)
+        return feed.find(first.t, first.until, lambda state: flags.stands(state, first), 60.0)
     finally:
-        reader.close()
-
-
-def flagged(state: fold.State) -> bool:
-    """Whether something is doubtful or has failed: what `--at flag` looks for."""
-    arm = state.arms.get(state.arm)
-    if arm is None:
-        return False
-    if any(note.level == "bad" for note in state.notes):
-        return True
-    settled = {span.phase for span in state.spans if span.arm == arm.id and span.end is not None}
-    return any(
-        one.kind == "contaminated" or (one.kind == "caution" and one.phase in settled)
-        for one in verdicts.of_arm(state, arm)
-    )
+        feed.close()
 
 
 def _glyph_set(option: str) -> glyphs.Glyphs:
     return glyphs.choose(option, os.environ)
 
 
-# --- snapshots ------------------------------------------------------------------------------------------------------
-
-
-def screen_text(app: App[Any]) -> str:
-    """The screen as lines of text, blanks at their ends left out."""
-    strips = app.screen._compositor.render_strips()
-    return "\n".join(strip.text.rstrip() for strip in strips) + "\n"
-
-
-def taken(app: Monitor) -> tuple[str, str, str]:
-    """The screen now as SVG (no fonts from the network), as text, and its view as JSON."""
-    svg = _FONTS.sub("", app.export_screenshot(title=clean(f"quanttui {app.folder.name}")))
-    return _INDENTED.sub(_unindented, svg), screen_text(app), as_json(app.view)
-
-
-def _unindented(found: re.Match[str]) -> str:
-    """A run of text begins at its first visible character: not every viewer keeps blanks in front of one."""
-    by = found[5].count("&") * _CELL
-    return f'x="{float(found[1]) + by:.1f}"{found[2]} textLength="{float(found[3]) - by:.1f}"{found[4]}>'
-
-
-def as_json(shown: View | None) -> str:
-    """A view as JSON; numbers that JSON has no way to write are null."""
-    return msgspec.json.format(msgspec.json.encode(shown), indent=1).decode() + "\n"
-
-
-def save(folder: Path, shown: View, svg: str, text: str, content: str) -> Path:
-    """Write a snapshot's three files into the session's snapshots/; returns their common stem.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    place = folder / "snapshots"
-    place.mkdir(exist_ok=True)
-    stem = place / f"{shown.clock.replace(':', '')}-{shown.t % 1 * 1000:03.0f}"
-    for kind, words in (("svg", svg), ("txt", text), ("json", content)):
-        stem.with_name(f"{stem.name}.{kind}").write_text(words, encoding="utf-8")
-    return stem
-
-
-def snapshot(
+def picture(
     folder: Path,
     at: str | None,
-    size: tuple[int, int],
+    extent: tuple[int, int],
     theme: str = theming.DEFAULT,
     glyphs: str = "braille",
+    note: str = "",
+    form: str = "auto",
 ) -> tuple[str, str, str]:
     """The screen of a session at a moment, without a terminal: SVG, text, JSON.
 
     Args:
         at: a time, a quant's name, or "flag"; None: the end.
-        size: columns and rows.
+        extent: columns and rows.
 
     Raises:
         UserError: no session, no such moment.
     """
-    app = Monitor(folder, theme=theme, glyphs=glyphs, at=at, still=True)
+    app = Monitor(folder, theme=theme, glyphs=glyphs, form=form, at=at, still=True)
     found: list[tuple[str, str, str]] = []
 
     async def take(pilot: Pilot[str]) -> None:
@@ -594,10 +864,11 @@ def snapshot(
             await pilot.pause(CATCHING_UP)
         app.repaint()
         await pilot.pause()
-        found.append(taken(app))
+        assert app.view is not None
+        found.append(snapshot.taken(app, snapshot.caption(folder, app.view, app.state, note), app.view))
         app.exit(QUIT)
 
-    app.run(headless=True, size=size, auto_pilot=take)
+    app.run(headless=True, size=extent, auto_pilot=take)
     if not found:
         raise UserError(f"{folder}: no snapshot could be taken: {clean(str(app.error))}")
     return found[0]

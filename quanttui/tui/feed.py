@@ -1,11 +1,14 @@
-"""From a session's log to a state at the cursor: one path for live, attached and replayed screens.
+"""From a session's log to two states: of all that is known so far, and of the moment at which the cursor stands.
 
-A thread reads events ahead into a bounded queue; the screen's timer folds them up to the cursor. Knows no widget.
+One path for live, attached and replayed screens. A thread reads events ahead into a bounded queue; the screen's timer
+folds them. Going back starts from the nearest key frame; where a log has none, they are made while it is folded. Knows
+no widget.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections import deque
@@ -15,14 +18,16 @@ from pathlib import Path
 
 from quanttui import events as e
 from quanttui import session
-from quanttui import state as fold
-from quanttui.errors import UserError
+from quanttui.state import State
 
 AHEAD = 20_000
-"""Events that may wait to be folded; the reader pauses there, so a frozen screen costs no memory."""
+"""Events that may wait to be folded; the reader pauses there, so a screen that stands still costs no memory."""
 
 POLL = 0.1
 """Seconds between looks at the log."""
+
+BUDGET = 0.05
+"""Seconds of folding at a time: keys are answered between."""
 
 _BLOCK = 1 << 20
 
@@ -30,7 +35,8 @@ _BLOCK = 1 << 20
 class Follower(threading.Thread):
     """Reads a log from a byte offset on and goes on as it grows. `queue` is drained by one other thread.
 
-    `ended` is called in this thread after it has read that a unit ended: nothing is timed just then.
+    The queue holds events, each with where its line ends in the log. `ended` is called in this thread after it has
+    read that a unit ended: nothing is timed just then.
     """
 
     def __init__(
@@ -39,7 +45,7 @@ class Follower(threading.Thread):
         super().__init__(name="follower", daemon=True)
         self._ended = ended
         self.ahead = ahead
-        self.queue: deque[e.Event | e.Unknown] = deque()
+        self.queue: deque[tuple[e.Event | e.Unknown, int]] = deque()
         self.poll = POLL
         self.at_end = False
         self.arrived = time.monotonic()
@@ -65,7 +71,7 @@ class Follower(threading.Thread):
         before = self._reader.offset
         ended = False
         for event in self._reader.events(limit=_BLOCK):
-            self.queue.append(event)
+            self.queue.append((event, self._reader.offset))
             ended = ended or type(event) is e.UnitDone
         more = self._reader.offset > before
         if more:
@@ -84,8 +90,102 @@ class Follower(threading.Thread):
         self._wake.set()
 
 
+class Frames:
+    """The key frames of a session: those that its writer made, else those that are made here, in a file that goes with
+    this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / session.FRAMES
+        self._known = session.frames(folder)
+        self._own: Path | None = None
+        self._count = 0
+
+    @property
+    def last(self) -> session.Frame | None:
+        return self._known[-1] if self._known else None
+
+    def before(self, t: float | None) -> list[session.Frame]:
+        """Those at or before `t` (None: all), the latest first. The writer may have added some meanwhile."""
+        if self._own is None:
+            self._known = session.frames(self._folder) or self._known
+        return [one for one in reversed(self._known) if t is None or one.t <= t]
+
+    def state(self, frame: session.Frame) -> State:
+        """The state that it holds.
+
+        Raises:
+            ValueError, OSError: it cannot be had.
+        """
+        return session.read_frame(self._own or self._path, frame)
+
+    def see(self, state: State, offset: int) -> None:
+        """Keep the state where a frame is due and there is none: the log's writer makes them as it goes on."""
+        self._count += 1
+        if self._count % session.FRAME_EVERY or (self._own is None and self._known):
+            return
+        with suppress(OSError):
+            if self._own is None:
+                made, name = tempfile.mkstemp(prefix="quanttui-frames-")
+                os.close(made)
+                self._own = Path(name)
+            self._known.append(session.append_frame(self._own, offset, state))
+
+    def close(self) -> None:
+        if self._own is not None:
+            self._own.unlink(missing_ok=True)
+
+
+class Place:
+    """The state at a moment of a log, and the way from there to a later one."""
+
+    def __init__(self, folder: Path, offset: int = 0, state: State | None = None) -> None:
+        self.state = state if state is not None else State()
+        self._reader = session.Reader(folder, offset)
+        self._events = self._reader.events()
+        self._next: e.Event | e.Unknown | None = None
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the log that were read."""
+        return self._reader.offset
+
+    def reach(self, t: float, budget: float = BUDGET, until: Callable[[State], bool] | None = None) -> bool:
+        """Fold all events up to session time `t`, for at most `budget` seconds.
+
+        Args:
+            until: looked at after each reading: where it holds, the place is reached.
+
+        Returns:
+            Whether it is reached, so far as the log goes; if not, call again.
+        """
+        end, count = time.monotonic() + budget, 0
+        while (event := self._peek()) is not None and event.t <= t:
+            self.state.apply(event)
+            self._next = None
+            count += 1
+            if until is not None and type(event) in (e.Sample, e.UnitDone, e.PhaseDone) and until(self.state):
+                return True
+            if count % 64 == 0 and time.monotonic() > end:
+                return False
+        return True
+
+    def _peek(self) -> e.Event | e.Unknown | None:
+        if self._next is None:
+            self._next = next(self._events, None)
+            if self._next is None:  # a generator that has ended does not go on: the log may
+                self._events = self._reader.events()
+        return self._next
+
+    def close(self) -> None:
+        self._reader.close()
+
+
 class Feed:
-    """The state at a cursor. `state` is changed only by `advance` and `seek`, in the thread that calls them.
+    """What a screen knows of a session. Both states are changed only by `advance` and `seek`, in the caller's thread.
+
+    `tail` is the state after all that was read so far, `state` that at the cursor: the same one while the cursor is
+    live.
 
     Args:
         folder: the session's.
@@ -98,50 +198,108 @@ class Feed:
 
     def __init__(self, folder: Path, ahead: int = AHEAD, ended: Callable[[], object] = lambda: None) -> None:
         self.folder = folder
-        self.state = fold.State()
-        self._ahead = ahead
-        self._ended = ended
-        self._follower = Follower(folder, 0, ahead, ended)
+        self.tail = State()
+        self._frames = Frames(folder)
+        self._place: Place | None = None
+        offset = 0
+        for frame in self._frames.before(None):
+            with suppress(ValueError, OSError):
+                self.tail, offset = self._frames.state(frame), frame.offset
+                break
+        self._folded = offset
+        self._follower = Follower(folder, offset, ahead, ended)
         self._follower.start()
 
-    def advance(self, t: float | None, budget: float = 0.05) -> bool:
-        """Fold what has come up to session time `t` (None: all), for at most `budget` seconds.
+    @property
+    def state(self) -> State:
+        """The state at the cursor."""
+        return self._place.state if self._place is not None else self.tail
+
+    def advance(self, t: float | None, budget: float = BUDGET) -> bool:
+        """Fold what has come, and go on to session time `t` (None: the tail), for about `budget` seconds.
 
         Returns:
             Whether the state stands at the cursor; if not, call again.
         """
+        followed = self._follow(budget)
+        if t is None:
+            self._leave_place()
+            return followed
+        if self._place is None:
+            self.seek(t)
+        assert self._place is not None
+        return self._place.reach(t, budget)
+
+    def seek(self, t: float | None) -> None:
+        """Make ready to stand at `t`: from where the cursor is, or from the nearest key frame where that is nearer."""
+        if t is None:
+            self._leave_place()
+            return
+        here = self._place
+        known = here.offset if here is not None and here.state.t <= t else -1
+        for frame in self._frames.before(t):
+            if frame.offset <= known:
+                break
+            with suppress(ValueError, OSError):
+                self._put(Place(self.folder, frame.offset, self._frames.state(frame)))
+                return
+        if known < 0:
+            self._put(Place(self.folder))
+
+    def find(self, start: float, end: float, wanted: Callable[[State], bool], budget: float = 1.0) -> float:
+        """The first moment from `start` to `end` at which `wanted` holds of the state; `end` if there is none.
+
+        `wanted` is asked after each reading. The cursor's state is put there.
+        """
+        self.seek(start)
+        place = self._place
+        assert place is not None
+        until = time.monotonic() + budget
+        while not place.reach(start, budget) and time.monotonic() < until:
+            pass
+        if wanted(place.state):
+            return start
+        place.reach(end, max(0.0, until - time.monotonic()), wanted)
+        return place.state.t
+
+    def _put(self, place: Place) -> None:
+        self._leave_place()
+        self._place = place
+
+    def _leave_place(self) -> None:
+        if self._place is not None:
+            self._place.close()
+            self._place = None
+
+    def _follow(self, budget: float) -> bool:
+        """Fold what the reader has; whether that was all there is."""
         follower = self._follower
         at_end, queue, until = follower.at_end, follower.queue, time.monotonic() + budget
-        count = 0
+        count, see = 0, self._frames.see
         while queue:
-            if t is not None and queue[0].t > t:
-                return True
-            self.state.apply(queue.popleft())
+            event, offset = queue.popleft()
+            self.tail.apply(event)
+            self._folded = offset
+            see(self.tail, offset)
             count += 1
-            if count % 256 == 0 and time.monotonic() > until:
+            if count % 64 == 0 and time.monotonic() > until:
                 break
         if queue or not at_end:
             follower.hurry()
             return False
         return True
 
-    def seek(self, t: float | None) -> None:
-        """Make ready to stand at `t`: start again from the nearest key frame where that is behind, or far ahead."""
-        behind = t is not None and t < self.state.t
-        for offset, frame_t, frame in reversed(session.read_frames(self.folder)):
-            within = t is None or frame_t <= t
-            if within and (behind or frame_t > self.state.t):
-                with suppress(ValueError):
-                    self._restart(offset, fold.decode(frame))
-                    return
-        if behind:
-            self._restart(0, fold.State())
+    @property
+    def share(self) -> float:
+        """How much of the log is known, 0 to 1."""
+        with suppress(OSError):
+            return min(1.0, self._folded / max(1, (self.folder / session.EVENTS).stat().st_size))
+        return 1.0
 
-    def _restart(self, offset: int, state: fold.State) -> None:
-        self._follower.stop()
-        self._follower = Follower(self.folder, offset, self._ahead, self._ended)
-        self._follower.start()
-        self.state = state
+    @property
+    def whole(self) -> bool:
+        """Whether all that the log holds is known."""
+        return self._follower.at_end and not self._follower.queue
 
     @property
     def waiting(self) -> int:
@@ -170,26 +328,5 @@ class Feed:
     def close(self) -> None:
         self._follower.stop()
         self._follower.join(timeout=1)
-
-
-def end(folder: Path) -> float:
-    """Session time of the last whole event in the log, seconds; 0 where there is none.
-
-    Raises:
-        UserError: the log cannot be read.
-    """
-    try:
-        with open(folder / session.EVENTS, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            block = 1 << 16
-            while True:
-                file.seek(max(0, size - block))
-                lines = file.read().split(b"\n")[:-1]
-                for line in reversed(lines):
-                    with suppress(ValueError):
-                        return max(0.0, e.decode(line).t)
-                if block >= size:
-                    return 0.0
-                block *= 4
-    except OSError as error:
-        raise UserError(f"{folder}: is no session ({error.strerror}): `quanttui sessions` lists them") from None
+        self._leave_place()
+        self._frames.close()

@@ -5,7 +5,6 @@ Owns which characters a terminal is given; knows nothing of widgets or colours.
 
 from __future__ import annotations
 
-import codecs
 import locale
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from quanttui.errors import UserError
 from quanttui.format import clean
+from quanttui.tui import evidence
 
 NAMES = ("braille", "block", "ascii")
 
@@ -93,8 +93,6 @@ SETS = {
 def choose(option: str, environ: Mapping[str, str], encoding: str | None = None) -> Glyphs:
     """The set for `--glyphs`: one of NAMES, or "auto", which goes by evidence.
 
-    A locale that is not UTF-8 gets ascii; so do the Linux console (its font has no braille) and dumb terminals.
-
     Raises:
         UserError: no such set.
     """
@@ -103,9 +101,4 @@ def choose(option: str, environ: Mapping[str, str], encoding: str | None = None)
     if option != "auto":
         raise UserError(f"--glyphs {option}: no such set: give auto, {', '.join(NAMES)}")
     known = encoding if encoding is not None else locale.getpreferredencoding(False)
-    try:
-        utf8 = codecs.lookup(known).name == "utf-8"
-    except LookupError:
-        utf8 = False
-    bare = environ.get("TERM", "") in ("linux", "dumb", "vt100", "vt220")
-    return SETS["braille" if utf8 and not bare else "ascii"]
+    return SETS[evidence.glyphs(environ, known).value]

@@ -23,22 +23,47 @@ LARGE, MEDIUM = (100, 34), (60, 20)
 VAST = (170, 44)
 """The least size at which the table stands beside the panels."""
 
-PANELS = (("speed", "perplexity"), ("memory", "swap"), ("bus", "power"))
+PANELS = (("speed", "perplexity"), ("memory", "swap"), ("both", "power"))
+"""The panels of the form "panels", two beside each other; "both" is bus and GPU in one."""
+
+ZOOMED = ("speed", "perplexity", "memory", "swap", "bus", "gpu", "power", "table", "pareto", "story")
+"""What can have the whole screen, in turn."""
+
+FORMS = {"lines": (1, 1), "rows": MEDIUM, "panels": LARGE, "wide": VAST}
+"""The forms, smallest first, with the least size of each: those of 40x10, 80x24, 120x40 and 200x50."""
 
 
-def places(width: int, height: int, quants: int = 12) -> dict[str, Place]:
+def largest(width: int, height: int, asked: str = "auto") -> str:
+    """The largest form that a screen has room for, up to the one that was asked for; "lines" where none has."""
+    names = list(FORMS)
+    allowed = names if asked == "auto" else names[: names.index(asked) + 1]
+    fitting = [name for name in allowed if width >= FORMS[name][0] and height >= FORMS[name][1]]
+    return fitting[-1] if fitting else names[0]
+
+
+def places(width: int, height: int, quants: int = 12, form: str = "auto") -> dict[str, Place]:
     """The place of each sheet that is shown; none overlap, none reach beyond the screen.
 
     Args:
         quants: rows that the table would like to have.
+        form: one of FORMS, or "auto"; one that has no room gives way to the largest below it that has.
     """
-    if width >= VAST[0] and height >= VAST[1]:
+    chosen = largest(width, height, form)
+    if chosen == "wide":
         return _vast(width, height, quants)
-    if width >= LARGE[0] and height >= LARGE[1]:
+    if chosen == "panels":
         return _large(width, height, quants)
-    if width >= MEDIUM[0] and height >= MEDIUM[1]:
+    if chosen == "rows":
         return _medium(width, height, quants)
     return _small(width, height)
+
+
+def zoomed(name: str, width: int, height: int) -> dict[str, Place]:
+    """One panel on the whole screen, between header and footer where there is room for them."""
+    if height < 8:
+        return {name: Place(0, 0, width, height)}
+    named = [("header", 1), ("lane", 1), (name, height - 4), ("status", 1), ("footer", 1)]
+    return _stacked(named, 0, 0, width)
 
 
 def _stacked(names: list[tuple[str, int]], x: int, y: int, width: int) -> dict[str, Place]:
@@ -68,20 +93,31 @@ def _large(width: int, height: int, quants: int) -> dict[str, Place]:
 
 
 def _vast(width: int, height: int, quants: int) -> dict[str, Place]:
-    """One column of wide panels; table and story beside them."""
+    """One column of wide panels, bus and gpu apart; table, quality against speed, and story beside them."""
     found = _stacked([("header", 1), ("strip", 1), ("lane", 1)], 0, 0, width)
     left, rows = width * 3 // 5, height - 5
-    weights = {"speed": 9, "perplexity": 9, "memory": 8, "swap": 7, "bus": 7, "power": 5}
-    whole = sum(weights.values())
-    y, begun = 3, 0
-    for name, weight in weights.items():
-        share = rows * (begun + weight) // whole - rows * begun // whole
-        found[name] = Place(0, y, left, share)
-        y, begun = y + share, begun + weight
-    table = min(quants + 4, rows - 8)
-    aside = [("table", table), ("story", rows - table)]
+    found |= _stacked(_shared(_WEIGHTS, rows), 0, 3, left)
+    table = min(quants + 4, rows - 2 * _LEAST)
+    plot = max(_LEAST, min(rows - table - _LEAST, (rows - table) * 3 // 5))
+    aside = [("table", table), ("pareto", plot), ("story", rows - table - plot)]
     found |= _stacked(aside, left, 3, width - left)
     return found | _stacked([("status", 1), ("footer", 1)], 0, height - 2, width)
+
+
+_WEIGHTS = {"speed": 8, "perplexity": 8, "memory": 7, "swap": 6, "bus": 6, "gpu": 5, "power": 5}
+"""How the vast form divides its left column; their rows at 50 lines."""
+
+_LEAST = 8
+"""Rows that the plot and the story have at least."""
+
+
+def _shared(weights: dict[str, int], rows: int) -> list[tuple[str, int]]:
+    """Rows divided by weight; all of them are given away."""
+    whole, begun, found = sum(weights.values()), 0, []
+    for name, weight in weights.items():
+        found.append((name, rows * (begun + weight) // whole - rows * begun // whole))
+        begun += weight
+    return found
 
 
 def _medium(width: int, height: int, quants: int) -> dict[str, Place]:

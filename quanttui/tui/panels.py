@@ -12,15 +12,13 @@ from quanttui import state as fold
 from quanttui.diagnosis import parts, windows
 from quanttui.diagnosis.case import Verdict
 from quanttui.diagnosis.windows import Bounds, Window
+from quanttui.flags import LEVELS
 from quanttui.format import ABSENT, clean, gib, percent, significant, size
 from quanttui.series import Series
 from quanttui.state import Arm, Attempt, State
 from quanttui.summary import ArmSummary, Summary, tainted
 from quanttui.tui.parts import Line, Metric, Panel, Share
-from quanttui.tui.trace import Trace, ceiling, joined, mapped, over_progress, over_time
-
-LEVELS = {"contaminated": "bad", "caution": "warn", "explained": "info"}
-"""A verdict's kind as a role."""
+from quanttui.tui.trace import Trace, at_cursor, ceiling, joined, mapped, over_progress, over_time
 
 LEAST_WINDOW = 120.0
 """Seconds that charts over time show at least, once they have passed."""
@@ -109,16 +107,22 @@ def flag(one: Verdict) -> str:
 # --- charts ---------------------------------------------------------------------------------------------------------
 
 
-def charts(state: State, summary: Summary, columns: int) -> Charts:
-    """The traces of all charts, `columns` wide."""
-    arm = state.arms.get(state.arm)
-    begin = window_start(state)
+def charts(state: State, summary: Summary, columns: int, tail: State | None = None) -> Charts:
+    """The traces of all charts, `columns` wide.
+
+    Args:
+        tail: all that is known, where the cursor stands at an earlier moment: charts then show what follows, too.
+    """
+    known = tail if tail is not None else state
+    arm = known.arms.get(state.arm)
+    begin, end = window(state, known)
 
     def timed(name: str, binary: bool = True) -> Trace | None:
-        series = state.series.get(name)
-        return over_time(series, state.t, begin, columns, LEAST_COLUMN, binary) if series is not None else None
+        series = known.series.get(name)
+        drawn = over_time(series, end, begin, columns, LEAST_COLUMN, binary) if series is not None else None
+        return at_cursor(drawn, state.t)
 
-    base = state.arms.get(summary.base)
+    base = known.arms.get(summary.base)
     before = _previous(state, summary)
     other = state.arms.get(before.id) if before else None
     memory, used = timed("engine.rss"), timed("mem.used")
@@ -128,7 +132,7 @@ def charts(state: State, summary: Summary, columns: int) -> Charts:
         perplexity=_perplexity_trace(state, arm, base, columns),
         memory=_both(memory or used, used if memory else None),
         swap=_both(timed("engine.read/s"), timed("swap.in/s")),
-        bus=_bus_trace(state, begin, columns, util),
+        bus=at_cursor(_bus_trace(known, begin, end, columns, util), state.t),
         power=timed("gpu.power", binary=False),
         gpu=msgspec.structs.replace(util, high=100.0) if util else None,
         other=clean(other.id, 40) if other is not None else "",
@@ -136,12 +140,19 @@ def charts(state: State, summary: Summary, columns: int) -> Charts:
     )
 
 
-def window_start(state: State) -> float:
-    """Where charts over time begin: with the quant under way, a little earlier if that is young; whole when closed."""
+def window(state: State, known: State) -> tuple[float, float]:
+    """What charts over time cover: the quant under way from its beginning, a little more where that is short, to the
+    end of what is known of it; all of the session once it is closed.
+
+    Args:
+        known: the state at the tail, which may be the same.
+    """
     if state.closed:
-        return 0.0
-    first = next((span.start for span in state.spans if span.arm == state.arm), 0.0)
-    return max(0.0, min(first, state.t - LEAST_WINDOW))
+        return 0.0, state.t
+    spans = [span for span in known.spans if span.arm == state.arm]
+    end = spans[-1].end if spans and spans[-1].end is not None else known.t
+    end = max(end, state.t)
+    return max(0.0, min(spans[0].start if spans else 0.0, end - LEAST_WINDOW)), end
 
 
 def _both(front: Trace | None, back: Trace | None) -> Trace | None:
@@ -152,12 +163,15 @@ def _both(front: Trace | None, back: Trace | None) -> Trace | None:
 
 
 def _speed_trace(state: State, arm: Arm | None, other: Arm | None, columns: int) -> Trace | None:
-    attempt = _decoded(arm)
-    if attempt is None:
+    """The speed over the token, and the other's at the same token; `arm` may know more than is shown now."""
+    here = _decoded(state.arms.get(arm.id)) if arm is not None else None
+    if here is None or arm is None:
         return None
+    attempt = next((one for one in arm.attempts if one.number == here.number), here)
     before = _decoded(other)
     span = max(attempt.tokens, state.settings.decode * max(1, state.settings.repetitions))
-    return over_progress(attempt.rate, before.rate if before is not None else None, span, columns)
+    drawn = over_progress(attempt.rate, before.rate if before is not None else None, span, columns)
+    return at_cursor(drawn, here.tokens) if here.tokens < attempt.tokens else drawn
 
 
 def _decoded(arm: Arm | None) -> Attempt | None:
@@ -187,17 +201,19 @@ def _perplexity_trace(state: State, arm: Arm | None, base: Arm | None, columns: 
 
     Where an arm may be decided long before the last chunk, the chart goes as far as any has come.
     """
-    if arm is None or not arm.chunks:
+    here = state.arms.get(arm.id) if arm is not None else None
+    if arm is None or here is None or not here.chunks:
         return None
     ghost, most = None, len(arm.chunks)
     if base is not None and base is not arm and base.chunks:
         order = [*arm.chunks, *(index for index in base.chunks if index not in arm.chunks)]
         ghost, most = running_perplexity(base, order), len(order)
     span = most if state.settings.until == "decided" else max(arm.chunks_planned or 0, most)
-    return over_progress(running_perplexity(arm), ghost, span, columns)
+    drawn = over_progress(running_perplexity(arm), ghost, span, columns)
+    return at_cursor(drawn, len(here.chunks)) if len(here.chunks) < len(arm.chunks) else drawn
 
 
-def _bus_trace(state: State, begin: float, columns: int, util: Trace | None) -> Trace | None:
+def _bus_trace(state: State, begin: float, until: float, columns: int, util: Trace | None) -> Trace | None:
     """Percent of the ceiling over time; decoding only. Breaks that a slow token explains are closed."""
     series = state.series.get("decode.tok_s")
     if series is None:
@@ -211,7 +227,7 @@ def _bus_trace(state: State, begin: float, columns: int, util: Trace | None) -> 
                 factors[key] = _per_tok_s(state, span)
             stretches.append((span.start, span.end, factors[key]))
     starts = [start for start, _, _ in stretches]
-    trace = joined(over_time(series, state.t, begin, columns, LEAST_COLUMN), lambda rate: 1.5 / rate if rate > 0 else 0)
+    trace = joined(over_time(series, until, begin, columns, LEAST_COLUMN), lambda rate: 1.5 / rate if rate > 0 else 0)
 
     def share(x: float, rate: float) -> float | None:
         place = bisect_left(starts, x + trace.width) - 1
@@ -274,7 +290,7 @@ def speed(at: Now) -> tuple[Metric, Panel]:
     lines = [(tuple(left), ((aside, "dim"),)), *_prompt_line(at, prompting)]
     dotted = f"dotted: {at.charts.other} at same token" if trace and trace.ghost else "by token"
     panel = Panel(
-        "1 speed, tok/s",
+        "speed, tok/s",
         "running" if decoding or prompting or at.running("anchor") else "",
         "accent" if decoding or prompting or at.running("anchor") else "dim",
         "speed",
@@ -348,7 +364,7 @@ def perplexity(at: Now) -> tuple[Metric, Panel]:
         why = _waiting(at, "perplexity")
         return (
             Metric("ppl", _nothing(at), "perplexity", why if why != "not yet" else "", "dim"),
-            Panel("2 perplexity", "running" if running else "", "accent", "perplexity", why=why),
+            Panel("perplexity", "running" if running else "", "accent", "perplexity", why=why),
         )
     mark = "…" if quality.running else ""
     planned = quality.chunks_planned
@@ -372,7 +388,7 @@ def perplexity(at: Now) -> tuple[Metric, Panel]:
     dotted = f"dotted: {at.charts.base} over the same chunks" if trace and trace.ghost else "by chunks scored"
     state = "running" if quality.running and running else "waiting" if quality.running else "done"
     panel = Panel(
-        "2 perplexity",
+        "perplexity",
         state,
         "accent" if state == "running" else "dim",
         "perplexity",
@@ -438,8 +454,8 @@ def after(mine: ArmSummary, until: str) -> str:
     return f"after {found.chunks} chunk{'s' if found.chunks != 1 else ''}"
 
 
-def bus(at: Now) -> tuple[Metric, Panel]:
-    """Achieved bandwidth against the measured ceiling; the GPU stands in the same panel."""
+def bus(at: Now) -> tuple[Metric, Panel, Panel]:
+    """Achieved bandwidth against the measured ceiling: the panel of it alone, and that with the GPU in it."""
     held, rate = at.bounds, at.window.tok_s if at.window else None
     verdict = at.flags.get("bus")
     said, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("", "dim")
@@ -460,15 +476,13 @@ def bus(at: Now) -> tuple[Metric, Panel]:
             value, how = f"{significant(achieved)} GB/s", f"no ceiling: {clean(held.why)}"
             said = said or how
     metric = Metric("bus", value, "bus", said, level, trace=trace)
-    card = gpu(at)
-    lines: list[tuple[Line, Line]] = []
-    lines.append(((("bus ", "dim"), (value, "bus")), ((how, "dim"),)))
-    lines.append(_gpu_line(card))
+    lines: list[tuple[Line, Line]] = [((("bus ", "dim"), (value, "bus")), ((how, "dim"),))]
     high = f"0–{_bound(trace.high)} %" if trace else ""
     dotted = "bus % of ceiling; dotted: gpu %" if trace and trace.ghost else "bus % of ceiling"
     drawn = trace if trace and (any(v is not None for v in trace.values) or trace.ghost) else None
-    panel = Panel("5 bus + gpu", said if verdict else "", level, "bus", tuple(lines), (), drawn, (dotted, high), why)
-    return metric, panel
+    alone = Panel("bus", said if verdict else "", level, "bus", tuple(lines), (), drawn, (dotted, high), why)
+    both = msgspec.structs.replace(alone, title="bus + gpu", lines=(*lines, _gpu_line(gpu(at)[0])))
+    return metric, alone, both
 
 
 def _gpu_line(card: Metric) -> tuple[Line, Line]:
@@ -491,7 +505,7 @@ def reread(at: Now) -> Metric:
         return Metric("reread", "none", "swap", "", level, why=clean(again.note), trace=trace)
     share = sum(known) / passes / at.bounds.active
     parts = [
-        f"{name} {size(count / passes)}" if count else f"{name} 0"
+        f"{name} {size(count / passes)}" if count >= passes else f"{name} 0"
         for name, count in (("swap", again.swap), ("file", again.file))
         if count is not None
     ]
@@ -509,7 +523,7 @@ def memory(at: Now) -> tuple[Metric, Panel]:
     if total is None or used is None:
         why = clean(at.state.lost.get("memory", "no reading yet"))
         metric = Metric("memory", "none", "memory", said, level, why=why)
-        return metric, Panel("3 memory", said, level, "memory", why=f"none: {why}")
+        return metric, Panel("memory", said, level, "memory", why=f"none: {why}")
     mapped_in = max(0.0, rss - own) if rss is not None and own is not None else 0.0
     in_use = min(total, used + mapped_in)
     weights, kv = _held(at, rss)
@@ -529,7 +543,7 @@ def memory(at: Now) -> tuple[Metric, Panel]:
     trace = at.charts.memory
     dotted = "engine; dotted: all used" if trace and trace.ghost else "used"
     panel = Panel(
-        "3 memory",
+        "memory",
         said,
         level,
         "memory",
@@ -597,7 +611,7 @@ def swap(at: Now) -> tuple[Metric, Panel]:
     trace = at.charts.swap
     top = verdict or at.flags.get("reread")
     panel = Panel(
-        "4 swap + reread",
+        "swap + reread",
         flag(top) if top else "",
         LEVELS[top.kind] if top else "dim",
         "swap",
@@ -610,14 +624,15 @@ def swap(at: Now) -> tuple[Metric, Panel]:
     return metric, panel
 
 
-def gpu(at: Now) -> Metric:
+def gpu(at: Now) -> tuple[Metric, Panel]:
     """The GPUs' use, as the driver tells it; or why there is nothing to tell."""
     readings = at.state.readings
     util = fold.highest(readings, "util")
     used, total = fold.total(readings, "mem_used"), fold.total(readings, "mem_total")
     verdict = at.flags.get("gpu")
     if util is None and used is None:
-        return Metric("gpu", "none", "gpu", why=clean(at.state.lost.get("nvidia", "no NVIDIA driver")))
+        why = clean(at.state.lost.get("nvidia", "no NVIDIA driver"))
+        return Metric("gpu", "none", "gpu", why=why), Panel("gpu", "", "dim", "gpu", why=f"none: {why}")
     loaded = at.attempt.loaded if at.attempt else None
     words = [f"layers {loaded.gpu_layers}/{loaded.layers}"] if loaded is not None else []
     if used is not None and total is not None:
@@ -627,7 +642,11 @@ def gpu(at: Now) -> Metric:
     words += [f"{heat:.0f} °C"] if heat is not None else []
     note, level = (flag(verdict), LEVELS[verdict.kind]) if verdict else ("  ".join(words), "dim")
     value = f"{util:.0f} %" if util is not None else "use not told"
-    return Metric("gpu", value, "gpu", note, level, trace=at.charts.gpu)
+    trace = at.charts.gpu
+    said = flag(verdict) if verdict else ""
+    lines: tuple[tuple[Line, Line], ...] = ((((value, "gpu"),), (("  ".join(words), "text"),)),)
+    panel = Panel("gpu", said, level, "gpu", lines, (), trace, ("use", "0–100 %") if trace else ("", ""))
+    return Metric("gpu", value, "gpu", note, level, trace=trace), panel
 
 
 def power(at: Now) -> tuple[Metric, Panel]:
@@ -643,7 +662,7 @@ def power(at: Now) -> tuple[Metric, Panel]:
     if watts is None and per is None and fold.energy_counter(state.readings) is None:
         why = clean(state.lost.get("power") or "this host has no energy counter")
         return Metric("power", "none", "power", why=f"no counter: {why}"), Panel(
-            "6 power", "no counter", "dim", "power", why=f"no counter: {why}"
+            "power", "no counter", "dim", "power", why=f"no counter: {why}"
         )
     value = f"{significant(watts)} W" if watts is not None else "not yet"
     star = "*" if energy is not None and energy.tainted else ""
@@ -656,7 +675,7 @@ def power(at: Now) -> tuple[Metric, Panel]:
     source = counted.source if counted else (fold.energy_counter(state.readings) or ("", 0))[0]
     trace = at.charts.power
     panel = Panel(
-        "6 power",
+        "power",
         "",
         "dim",
         "power",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from quanttui.decide.compare import Scatter
 from quanttui.tui.trace import Trace
 
 Span = tuple[str, str]
@@ -16,7 +17,8 @@ Line = tuple[Span, ...]
 class Own(msgspec.Struct, frozen=True):
     """What the screen itself costs: CPU as a share of one core, memory in bytes, bytes a second to the terminal.
 
-    `age` is how many seconds ago something new was read, `notice` a passing message, `level` its role.
+    `age` is how many seconds ago something new was read, `log` words on the log and its writer, `notice` a passing
+    message, `level` its role.
     """
 
     cpu: float | None = None
@@ -24,6 +26,7 @@ class Own(msgspec.Struct, frozen=True):
     bytes_s: float | None = None
     age: float | None = None
     pace: str = ""
+    log: str = ""
     notice: str = ""
     level: str = "info"
 
@@ -118,7 +121,8 @@ class Entry(msgspec.Struct, frozen=True):
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The whole screen. `t` is session time; `headings` are the table's by column, in order; `quiet` asks for as
-    little painting as can be; `observer` is None where it was not measured."""
+    little painting as can be; `observer` is None where it was not measured. Where the cursor stands before the tail,
+    `cursor` is where, and `end` the tail's clock time. `keymap`: the user's own keys by action."""
 
     t: float
     mode: str
@@ -148,3 +152,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     own: Own
     quiet: bool
     observer: Observed | None = None
+    cursor: float | None = None
+    end: str = ""
+    order: str = ""
+    keymap: dict[str, str] = {}
+    scatter: Scatter = Scatter((), "")

@@ -6,6 +6,7 @@ the screen asks `backlog` and paints nothing while there is one.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import deque
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from textual.driver import Driver
+
+from quanttui.tui import evidence
 
 
 class Outlet(threading.Thread):
@@ -77,6 +80,10 @@ def driver_class(hung_up: Callable[[], None]) -> type[Driver] | None:
     """
     if sys.platform == "win32":
         return None
+    if evidence.in_browser(os.environ):
+        from quanttui.tui import browser
+
+        return browser.driver_class(hung_up)
     from textual.drivers.linux_driver import LinuxDriver
 
     class Terminal(LinuxDriver):

@@ -29,7 +29,7 @@ DEFAULT = "dusk"
 COLOURS = {
     "background": "#16181d",
     "surface": "#1e2128",
-    "selection": "#2b3040",
+    "selection": "#272a31",
     "text": "#c8ccd4",
     "strong": "#eceff4",
     "dim": "#7a8190",
@@ -127,6 +127,16 @@ def load(folders: Iterable[Path]) -> tuple[dict[str, Theme], list[str]]:
             else:
                 themes[theme.name] = theme
     return themes, wrong
+
+
+def usable(themes: Mapping[str, Theme], colour: str) -> dict[str, Theme]:
+    """The themes that a depth of colour can show: at "16" and "none" those of the terminal's own colours, if any.
+
+    Sixteen colours are too few for ours: half of a theme's roles would come out as the same grey. Without colours such
+    a theme leaves bold, dim and reverse, where others would be painted in greys.
+    """
+    plain = {name: theme for name, theme in themes.items() if theme.ansi}
+    return plain if plain and colour in ("16", "none") else dict(themes)
 
 
 def parse(given: Mapping[str, Any], stem: str) -> Theme:

@@ -20,7 +20,8 @@ class Trace(msgspec.Struct, frozen=True):
     """Columns of a chart, each a mean over whole bins, None for a break; `ghost` is drawn dotted behind them.
 
     `low` and `high` are round numbers that hold all values; an area's `low` is 0. `start` and `width` say which
-    stretch the columns cover: session seconds, or tokens, or chunks.
+    stretch the columns cover: session seconds, or tokens, or chunks. `cursor` is where on it the time cursor stands,
+    None where nothing lies beyond.
     """
 
     values: Columns
@@ -30,10 +31,22 @@ class Trace(msgspec.Struct, frozen=True):
     high: float = 1.0
     start: float = 0.0
     width: float = 1.0
+    cursor: float | None = None
+
+
+def at_cursor(trace: Trace | None, x: float) -> Trace | None:
+    """The trace with the cursor at `x`, where anything of it lies beyond."""
+    if trace is None or not any(value is not None for value in trace.values[_column(trace, x) + 1 :]):
+        return trace
+    return msgspec.structs.replace(trace, cursor=x)
+
+
+def _column(trace: Trace, x: float) -> int:
+    return max(0, math.floor((x - trace.start) / trace.width))
 
 
 def over_time(series: Series, now: float, start: float, columns: int, least: float, binary: bool = False) -> Trace:
-    """An area of a series of session time, from `start` or earlier to `now`.
+    """An area of a series of session time, from `start` or earlier to `now`, or to where the chart is to end.
 
     Columns begin at multiples of their width; as much of the past is shown as there are columns for.
     """

@@ -6,14 +6,20 @@ same view, be it live, attached, replayed or a snapshot.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+from quanttui import flags
 from quanttui.diagnosis.case import Verdict
+from quanttui.flags import LEVELS
+from quanttui.flags import brief as short
 from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant, size
 from quanttui.state import State
 from quanttui.summary import ArmSummary, Energy, Summary, at_most, eta, peak, phase_left, share_done, tainted
 from quanttui.transport import FROZEN, LIVE, Cursor
 from quanttui.tui import panels
-from quanttui.tui.panels import LEVELS, Charts, Now
+from quanttui.tui.panels import Charts, Now
 from quanttui.tui.parts import Entry, Line, Mark, Observed, Own, Row, Span, Step, Stretch, View
+from quanttui.tui.widgets import pareto
 
 COLUMNS = {
     "quant": "quant",
@@ -27,12 +33,16 @@ COLUMNS = {
     "call": "call",
     "kld": "KLD",
     "top": "same top %",
+    "right": "right",
     "energy": "J/token",
     "efficiency": "tok/s/W",
     "peak": "peak GiB",
     "verdict": "verdict",
 }
 """The table's columns by key, with their headings."""
+
+ORDERS = {"": "sweep order", "gen": "gen tok/s", "delta": "perplexity", "size": "size", "energy": "J/token"}
+"""What the table can be sorted by, in words."""
 
 TIMED = ("prompt", "decode", "anchor")
 """Kinds of units whose time is their result, and the phases that consist of them."""
@@ -44,13 +54,12 @@ BEGUN = ("◐", "info")
 LANE = 500
 """Spans are drawn together where they are narrower than this part of the lane: no screen has as many columns."""
 
-_LEVELS = {"info": ("[i]", "info"), "ok": ("[ok]", "ok"), "warn": ("[!]", "warn"), "bad": ("[x]", "bad")}
-_STEPS = {"load": "load", "prompt": "prompt", "decode": "gen", "perplexity": "ppl"}
+_STEPS = {"load": "load", "prompt": "prompt", "decode": "gen", "perplexity": "ppl", "task": "task"}
 
 
-def charts(state: State, summary: Summary, columns: int) -> Charts:
+def charts(state: State, summary: Summary, columns: int, tail: State | None = None) -> Charts:
     """The traces of all charts, `columns` wide: the part of a view that changes slowly."""
-    return panels.charts(state, summary, columns)
+    return panels.charts(state, summary, columns, tail)
 
 
 def of(
@@ -61,6 +70,9 @@ def of(
     own: Own,
     selected: str = "",
     over: bool = False,
+    tail: State | None = None,
+    order: str = "",
+    keymap: Mapping[str, str] = {},
 ) -> View:
     """What the screen shows.
 
@@ -68,18 +80,24 @@ def of(
         drawn: from `charts`.
         selected: the quant whose verdict is spelled out; none: the one under way.
         over: the log ends here and nobody writes it any more.
+        tail: all that is known, where the cursor stands at an earlier moment.
+        order: the column that the table is sorted by, one of ORDERS.
+        keymap: the user's own keys.
     """
     at = panels.now(state, summary, drawn)
+    known = tail if tail is not None else state
     gen, speed = panels.speed(at)
     ppl, perplexity = panels.perplexity(at)
     mem, memory = panels.memory(at)
     swap_, swap = panels.swap(at)
-    bus_, bus = panels.bus(at)
+    bus_, bus, both = panels.bus(at)
+    gpu_, gpu = panels.gpu(at)
     watts, power = panels.power(at)
     fraction, seconds = phase_left(state)
     mode, role = _mode(state, cursor, over)
     left = None if over else eta(state)
-    rows = tuple(_row(at, one) for one in summary.arms)
+    ends = left if known is state else eta(known)
+    rows = tuple(_row(at, one) for one in ordered(summary.arms, order))
     chosen = selected if selected in state.arms else state.arm
     return View(
         t=state.t,
@@ -95,17 +113,23 @@ def of(
         fraction=fraction,
         phase_left=_phase_words(state, fraction, seconds),
         marks=tuple(_mark(one, state.arm) for one in summary.arms),
-        lane=_lane(state, state.t + (left or 0.0)),
-        lane_end=state.t + (left or 0.0),
+        lane=_lane(known, known.t + (ends or 0.0)),
+        lane_end=known.t + (ends or 0.0),
+        cursor=state.t if known.t > state.t else None,
+        end=clock(known.t) if known.t > state.t else "",
         steps=_steps(at, fraction),
         metrics={
-            one.name: one for one in (gen, ppl, bus_, panels.reread(at), mem, swap_, panels.gpu(at), watts)
+            one.name: one for one in (gen, ppl, bus_, panels.reread(at), mem, swap_, gpu_, watts)
         },
         panels={
-            "speed": speed, "perplexity": perplexity, "memory": memory, "swap": swap, "bus": bus, "power": power
+            "speed": speed, "perplexity": perplexity, "memory": memory, "swap": swap, "bus": bus, "gpu": gpu,
+            "both": both, "power": power,
         },
         rows=rows,
         headings=_headings(summary),
+        order=ORDERS[order],
+        keymap=dict(keymap),
+        scatter=pareto.points(summary),
         selected=chosen,
         verdict=_verdict(state, summary, chosen),
         events=_events(state, summary),
@@ -180,14 +204,11 @@ def _phase_words(state: State, fraction: float, seconds: float | None) -> str:
         return ""
     if state.phase == "cool":
         return "cool: waiting"
+    if state.paused_at is not None:
+        return f"paused since {clock(state.paused_at)}" if state.phase == "paused" else "pauses after this unit"
     bound = "≤" if state.phase == "perplexity" and at_most(state) else ""
     left = f"  {bound}{duration(seconds)} left" if seconds is not None else ""
     return f"{short(state.phase)} {fraction * 100:.0f}%{left}"
-
-
-def short(phase: str) -> str:
-    """A phase's name in few letters."""
-    return {"decode": "gen", "perplexity": "ppl", "bandwidth": "bus", "quantize": "make"}.get(phase, phase)
 
 
 def sign(one: ArmSummary, here: str = "") -> Span:
@@ -240,6 +261,7 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
         "prompt": "speed" in settings.tasks and settings.prompt > 0 and settings.repetitions > 0,
         "decode": "speed" in settings.tasks and settings.decode > 0 and settings.repetitions > 0,
         "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
+        "task": "prompts" in settings.tasks,
     }
     steps = [Step(short(at.state.phase), fraction)] if at.running("anchor") or at.running("warm") else []
     for phase, is_wanted in wanted.items():
@@ -252,10 +274,34 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
+def ordered(arms: Iterable[ArmSummary], order: str) -> list[ArmSummary]:
+    """The arms as the table has them: the one that runs first, those without the figure last, tainted ones of no rank
+    before them."""
+
+    def rank(one: ArmSummary) -> tuple[bool, int, float]:
+        value = _rank(one, order)
+        starred = one.tainted and order in ("gen", "energy")
+        return not one.pinned, 2 if value is None else int(starred), value or 0.0
+
+    return sorted(arms, key=rank) if order else list(arms)
+
+
+def _rank(one: ArmSummary, order: str) -> float | None:
+    """Where an arm comes, the lowest first: the fastest, the best, the smallest."""
+    if order == "gen":
+        return -one.decode.tok_s if one.decode else None
+    if order == "delta":
+        return one.perplexity.value if one.perplexity else None
+    if order == "energy":
+        return one.energy.joules_per_token if one.energy else None
+    return one.bytes
+
+
 def _headings(summary: Summary) -> dict[str, str]:
     """The columns that have something in them, in order; sizes in a unit that suits them all."""
     empty: set[str] = set() if any(one.energy for one in summary.arms) else {"energy", "efficiency"}
     empty |= set() if any(one.kld for one in summary.arms) else {"kld", "top"}
+    empty |= set() if any(one.scores for one in summary.arms) else {"right"}
     empty |= set() if any(one.decision for one in summary.arms) else {"call"}
     found = {key: title for key, title in COLUMNS.items() if key not in empty}
     tolerance = next((one.decision.tolerance for one in summary.arms if one.decision), 0.0)
@@ -298,6 +344,7 @@ def _row(at: Now, one: ArmSummary) -> Row:
         "call": _call(at, one),
         "kld": _kld(at, one),
         "top": (f"{100 * one.kld.found.same_top.value:.1f}", "text") if one.kld else _kld(at, one),
+        "right": _right(one),
         "energy": _joules(energy.joules_per_token if energy else None, energy),
         "efficiency": _joules(energy.tok_s_per_w if energy else None, energy),
         "peak": (significant(most / unit), "text")
@@ -352,6 +399,16 @@ def _kld(at: Now, one: ArmSummary) -> Span:
     if one.kld is None:
         return ("base", "dim") if one.id == at.summary.base and one.perplexity else (ABSENT, "dim")
     return panels.divergence(one) + ("…" if one.perplexity is not None and one.perplexity.running else ""), "text"
+
+
+def _right(one: ArmSummary) -> Span:
+    """How many answers are right, of those that have a check; how many there are, where none has one."""
+    if not one.scores:
+        return ABSENT, "dim"
+    right, checked = sum(score.right for score in one.scores), sum(score.checked for score in one.scores)
+    answers, planned = sum(score.answers for score in one.scores), sum(score.planned for score in one.scores)
+    running = "…" if answers < planned and one.outcome == "running" else ""
+    return (f"{right}/{checked}{running}" if checked else f"{answers} answers{running}"), "text"
 
 
 def _predicted(at: Now, one: ArmSummary) -> tuple[float | None, float | None]:
@@ -479,25 +536,8 @@ def _spelled(name: str, verdict: Verdict) -> Line:
 
 
 def _events(state: State, summary: Summary) -> tuple[Entry, ...]:
-    """What happened, newest first: the notes of the log, and verdicts where their phase ended or now stands."""
-    entries = [Entry(note.t, *_LEVELS.get(note.level, ("[i]", "info")), clean(note.text)) for note in state.notes]
-    ends = _ends(state)
-    for one in summary.arms:
-        arm = state.arms.get(one.id)
-        for verdict in one.verdicts if arm is not None else ():
-            if verdict.kind == "contaminated" or one.outcome != "running":
-                text = f"{clean(one.id, 24)} {short(verdict.phase)}: {clean(verdict.sentence)}"
-                when = ends.get((one.id, verdict.phase), state.t)
-                entries.append(Entry(when, verdict.glyph, LEVELS[verdict.kind], text))
-    return tuple(sorted(entries, key=lambda entry: -entry.t))
-
-
-def _ends(state: State) -> dict[tuple[str, str], float]:
-    """When a phase of an arm last ended, or now where it has not; with the phase "" when the arm last did."""
-    found: dict[tuple[str, str], float] = {}
-    for span in state.spans:
-        found[span.arm, span.phase] = found[span.arm, ""] = state.t if span.end is None else span.end
-    return found
+    """What happened, newest first."""
+    return tuple(Entry(one.t, one.glyph, one.level, one.text) for one in reversed(flags.of(state, summary)))
 
 
 def _probes(state: State) -> str:

@@ -31,9 +31,17 @@ from .rounds import Limits, Result
 from .rows import ROWS, Bench, Row
 from .tools import Unusable
 
+SCREEN = "screen"
+"""The word before the monitor's rows."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure the rows asked for, and print them."""
+    """Measure the rows asked for, and print them. Those of the monitor on a terminal have a table of their own."""
+    words = sys.argv[1:] if words is None else words
+    if words and words[0] == SCREEN:
+        from .screen import command  # here: it needs a terminal, and pyte
+
+        return command.main(words[1:])
     args = _parser().parse_args(words)
     say = _say(args.silent)
     try:
@@ -112,7 +120,9 @@ def _say(silent: bool) -> Callable[[str], None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description="quanttui against llama.cpp's own tools: one table."
+        prog="python -m tests.benchmarks",
+        description="quanttui against llama.cpp's own tools: one table.",
+        epilog=f"{SCREEN} [ROW ...]: the monitor on a terminal, a table of its own ({SCREEN} --help)",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", choices=[[], *ROWS], help=f"{', '.join(ROWS)} (default: all)")
     parser.add_argument("--tools", type=Path, metavar="DIR", help="folder of llama-bench and llama-perplexity")

@@ -15,11 +15,12 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 
+from quanttui import transport
 from quanttui.tui import keys
 from quanttui.tui import layout as plan
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import View
-from quanttui.tui.widgets import bars, lines, table
+from quanttui.tui.widgets import bars, lines, pareto, table
 from quanttui.tui.widgets.panel import MARGIN, panel
 from quanttui.tui.widgets.sheet import Draw, Sheet
 
@@ -35,7 +36,8 @@ DRAWN: dict[str, Draw] = {
     "headline": lines.headline,
     "brief": lines.brief,
     "flagged": lines.flagged,
-    **{name: panel(name) for pair in plan.PANELS for name in pair},
+    **{name: panel(name) for name in ("speed", "perplexity", "memory", "swap", "both", "bus", "gpu", "power")},
+    "pareto": lambda view, width, height, glyphs: pareto.boxed(view.scatter, width, height, glyphs),
     "table": table.boxed,
     "bare": table.bare,
     "story": bars.story,
@@ -43,6 +45,9 @@ DRAWN: dict[str, Draw] = {
     "footer": bars.footer,
 }
 """Every sheet by name; `layout.places` says which are shown where."""
+
+CHARTED = ("speed", "perplexity", "memory", "swap", "both", "bus", "gpu", "power")
+"""The panels with a chart over time or progress."""
 
 NUMBERS = ("header", "steps", "lane", "headline", "speed", "metrics", "brief")
 """The sheets that are kept up to date while a repetition is timed on all cores."""
@@ -53,11 +58,19 @@ class Places(Layout):
 
     name = "places"
 
-    def __init__(self) -> None:
+    def __init__(self, form: str) -> None:
         self.quants = 12
+        self.form = form
+        self.zoomed = ""
+
+    def of(self, size: Size) -> dict[str, plan.Place]:
+        """The places on a screen of this size."""
+        if self.zoomed:
+            return plan.zoomed(self.zoomed, size.width, size.height)
+        return plan.places(size.width, size.height, self.quants, self.form)
 
     def arrange(self, parent: Widget, children: list[Widget], size: Size, greedy: bool = True) -> ArrangeResult:
-        found = plan.places(size.width, size.height, self.quants)
+        found = self.of(size)
         return [
             WidgetPlacement(Region(*found[child.id]), NULL_OFFSET, NULL_SPACING, child)
             for child in children
@@ -75,15 +88,22 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
             super().__init__()
             self.arm = arm
 
+    class Moved(Message):
+        """The cursor is to go to session time `t`, or by so many seconds."""
+
+        def __init__(self, t: float | None = None, by: float = 0.0) -> None:
+            super().__init__()
+            self.t, self.by = t, by
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(",".join(action.keys), f"app.{action.id}", action.brief, show=False, id=action.id)
         for action in keys.ACTIONS
     ]
 
-    def __init__(self, glyphs: Glyphs, **options: Any) -> None:
+    def __init__(self, glyphs: Glyphs, form: str = "auto", **options: Any) -> None:
         super().__init__(**options)
         self.glyphs = glyphs
-        self._places = Places()
+        self._places = Places(form)
         self._sheets: dict[str, Sheet] = {}
         self._palette: Mapping[str, Style] = {}
         self._view: View | None = None
@@ -102,9 +122,8 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         self._view = view
         if self._places.quants != view.total and view.total:
             self._places.quants = view.total
-            self._clear_arrangement_cache()
-            self.refresh(layout=True)
-        shown = plan.places(self.size.width, self.size.height, self._places.quants)
+            self._arrange_again()
+        shown = self._places.of(self.size)
         for name in only:
             if name in shown:
                 self._sheets[name].show(view)
@@ -112,7 +131,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
     @property
     def arranged(self) -> bool:
         """Whether every sheet has the size that its place gives it: not so between a change and the next layout."""
-        places = plan.places(self.size.width, self.size.height, self._places.quants)
+        places = self._places.of(self.size)
         return all(self._sheets[name].extent == (place.width, place.height) for name, place in places.items())
 
     def dress(self, palette: Mapping[str, Style]) -> None:
@@ -121,22 +140,46 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         for sheet in self._sheets.values():
             sheet.dress(palette)
 
+    def zoom(self, by: int) -> None:
+        """Show the next panel alone, those of `plan.ZOOMED` in turn; 0: all of them."""
+        here = plan.ZOOMED.index(self._places.zoomed) if self._places.zoomed in plan.ZOOMED else -1
+        found = here + by if by else len(plan.ZOOMED)
+        self._places.zoomed = plan.ZOOMED[found] if found < len(plan.ZOOMED) else ""
+        self._arrange_again()
+
+    def _arrange_again(self) -> None:
+        self._clear_arrangement_cache()
+        self.refresh(layout=True)
+
     def on_click(self, event: events.Click) -> None:
-        """Select the quant whose row was clicked."""
+        """Select the quant whose row was clicked; go to the moment of an event or of the lane."""
         sheet, region = self.get_widget_at(event.screen_x, event.screen_y)
-        if isinstance(sheet, Sheet) and sheet.id in ("table", "bare") and self._view is not None:
+        if not isinstance(sheet, Sheet) or self._view is None:
+            return
+        x, y = event.screen_x - region.x, event.screen_y - region.y
+        if sheet.id in ("table", "bare"):
             frame = sheet.id == "table"
-            arm = table.row_at(self._view, event.screen_y - region.y - frame, region.height - 2 * frame)
-            if arm:
+            if arm := table.row_at(self._view, y - frame, region.height - 2 * frame):
                 self.post_message(self.Picked(arm))
+            return
+        t = None
+        if sheet.id == "lane":
+            t = bars.time_at(self._view, region.width, x, self.glyphs)
+        elif sheet.id == "story":
+            t = bars.moment_at(self._view, region.width, region.height, y, self.glyphs)
+        if t is not None:
+            self.post_message(self.Moved(t))
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """The wheel moves the cursor: up is back."""
+        self.post_message(self.Moved(by=-transport.STEP))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self.post_message(self.Moved(by=transport.STEP))
 
     def chart_columns(self) -> int:
         """Columns of dots that a chart of this screen has."""
-        return chart_columns(self.size.width, self.size.height, self.glyphs)
-
-
-def chart_columns(width: int, height: int, glyphs: Glyphs) -> int:
-    """Columns of dots that a chart has on a screen of this size."""
-    found = plan.places(width, height)
-    cells = found["speed"].width - MARGIN if "speed" in found else max(8, lines.chart_cells(width))
-    return max(2, cells * glyphs.area.across)
+        found = self._places.of(self.size)
+        panels = [place.width - MARGIN for name, place in found.items() if name in CHARTED]
+        cells = max(panels, default=max(8, lines.chart_cells(self.size.width)))
+        return max(2, cells * self.glyphs.area.across)

@@ -12,9 +12,11 @@ from quanttui.tui.widgets.sheet import crop, cut, length, pad, rule, shown, side
 
 LETTERS = {
     "quantize": "Q", "hash": "H", "load": "L", "bandwidth": "B", "warm": "W", "prompt": "P", "decode": "G",
-    "perplexity": "X", "task": "T", "cool": "C", "anchor": "A", "idle": "I",
+    "perplexity": "X", "task": "T", "cool": "C", "anchor": "A", "idle": "I", "paused": "Z",
 }  # fmt: skip
 """A phase's letter in the lane."""
+
+LANE = " lane  "
 
 ROLES = {"prompt": "prompt", "decode": "speed", "perplexity": "perplexity"}
 """A phase's colour; those that measure nothing are dim."""
@@ -24,7 +26,8 @@ def header(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """Model, machine, mode, quants done, session time, time left."""
     right: list[Span] = [(view.mode, view.mode_role), (f"  {view.done}/{view.total}", "text")]
     right += [(" quants", "dim")] if width >= 100 else []
-    right += [(f"  {view.clock}", "text"), (f"  {view.left}" if view.left else "", "text"), (" ", "")]
+    right += [(f"  {view.clock}", "text"), (f" of {view.end}" if view.end and width >= 60 else "", "dim")]
+    right += [(f"  {view.left}" if view.left and not view.end else "", "text"), (" ", "")]
     tail = shown(right, glyphs)
     room = width - length(tail) - 2
     left: list[Span] = [(" quanttui ", "title"), (" ", "")]
@@ -75,13 +78,25 @@ def _fitting(marks: Sequence[Mark], width: int, gap: int, near: str) -> tuple[in
 def lane(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """All phases so far to scale, a letter each; what is to come as dots; the phase under way at the right."""
     tail = shown([("  ", ""), (view.phase_left, "accent"), (" ", "")], glyphs) if view.phase_left else ()
-    room = max(0, width - 7 - length(tail))
+    room = max(0, width - len(LANE) - length(tail))
     cells: list[Span] = [("·", "dim")] * room
     total = max(view.lane_end, view.t, 1e-9)
     for stretch in view.lane:
         _lay(cells, stretch, total, room)
+    if view.cursor is not None and room:
+        here = min(room - 1, int(view.cursor / total * room))
+        cells[here:] = [("│", "accent"), *((sign, "dim") for sign, _ in cells[here + 1 :])]
     spans = _merged(shown(cells, glyphs))
-    return [crop(((" lane  ", "dim"), *spans, *tail), width)]
+    return [crop(((LANE, "dim"), *spans, *tail), width)]
+
+
+def time_at(view: View, width: int, x: int, glyphs: Glyphs) -> float | None:
+    """The session time at a cell of the lane; None beside it, and where nothing was recorded yet."""
+    tail = length(shown([("  ", ""), (view.phase_left, ""), (" ", "")], glyphs)) if view.phase_left else 0
+    room, cell = width - len(LANE) - tail, x - len(LANE)
+    if not 0 <= cell < room:
+        return None
+    return (cell + 0.5) / room * max(view.lane_end, view.t, 1e-9)
 
 
 def _lay(cells: list[Span], stretch: Stretch, total: float, room: int) -> None:
@@ -117,7 +132,7 @@ def steps(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     names = sum(len(step.phase) + 2 for step in known)
     room = max(0, width - 1 - names - length(tail))
     parts: list[Span] = [(" ", "")]
-    weights = {"load": 1, "prompt": 2, "gen": 4, "ppl": 4}
+    weights = {"load": 1, "prompt": 2, "gen": 4, "ppl": 4, "task": 2}
     whole = sum(weights.get(step.phase, 1) for step in known) or 1
     for step in known:
         cells = min(14 * weights.get(step.phase, 1) // 4 + 1, room * weights.get(step.phase, 1) // whole)
@@ -137,6 +152,17 @@ def story(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
 
     A standing note of the session keeps the last lines to itself.
     """
+    return [line for line, _ in told(view, width, height, glyphs)]
+
+
+def moment_at(view: View, width: int, height: int, y: int, glyphs: Glyphs) -> float | None:
+    """The session time of the event in line `y` of the story, None where the line is none."""
+    lines = told(view, width, height, glyphs)
+    return lines[y][1] if 0 <= y < len(lines) else None
+
+
+def told(view: View, width: int, height: int, glyphs: Glyphs) -> list[tuple[Line, float | None]]:
+    """The story's lines, each with its event's session time."""
     notes: list[Line] = []
     for note in view.notes if height >= 2 else ():
         spans = shown([(" note      ", "dim"), ("[!]  ", "warn"), (note, "text")], glyphs)
@@ -151,9 +177,11 @@ def story(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         if left <= 0 or (judged and len(lines) > left):
             break
         judged += clipped(lines, left, width, glyphs)
-    told = [entry(one, width, glyphs) for one in happened[: max(0, room - len(judged))]]
-    blank = [crop((), width)] * (height - len(judged) - len(told) - len(notes))
-    return [crop(one, width) for one in (*judged, *told, *blank, *notes)]
+    events = [(entry(one, width, glyphs), one.t) for one in happened[: max(0, room - len(judged))]]
+    blank: list[Line] = [()] * (height - len(judged) - len(events) - len(notes))
+    every: list[tuple[Line, float | None]] = [*((line, None) for line in judged), *events]
+    every += [(line, None) for line in (*blank, *notes)]
+    return [(crop(line, width), t) for line, t in every]
 
 
 def clipped(lines: Sequence[Line], height: int, width: int, glyphs: Glyphs) -> list[Line]:
@@ -216,13 +244,15 @@ def status(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     watching = observed(view)
     if cost and width >= (100 if view.observer else 200):
         left.append((f"  {watching}", "dim"))
+    if own.log and width >= 160:
+        left.append((f"  {own.log}", "dim"))
     age = f"age {own.age:.1f}s " if own.age is not None else ""
     tail: Line = ((age, "dim" if own.age is None or own.age < 5 else "warn"),)
     room = width - length(left) - length(tail) - 6
     probes = glyphs.text(view.probes)
     if room > 12 and probes:
         left += [
-            ("  │ " if cost else "", "border"),
+            ("  │ " if len(left) > 2 or cost else "", "border"),
             (pad(probes, room).rstrip() if width_of(probes) > room else probes, "dim"),
         ]
     return [sides(left, tail, width, glyphs)]
@@ -243,6 +273,6 @@ def share(value: float) -> str:
 def footer(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """The keys that work, as many as fit."""
     spans: list[Span] = [(" ", "")]
-    for key, word in keys.footer(width - 1):
-        spans += [(key, "key"), (f" {word}  ", "dim")]
+    for key, word in keys.footer(width - 1, view.keymap):
+        spans += [(key, "key"), (f" {word}{' ' * keys.gap(width - 1)}", "dim")]
     return [crop(shown(spans, glyphs), width)]

@@ -34,11 +34,35 @@ def plot(trace: Trace, width: int, height: int, glyphs: Glyphs, role: str) -> tu
     behind = _dots(ghost, low, high, height * glyphs.curve.up, glyphs.curve)
     body += [0] * (count - len(body))
     behind += [0] * (count - len(behind))
+    here = _cursor_cell(trace, len(trace.values) - len(values), raster.across, width)
     lines = []
     for row in range(height - 1, -1, -1):
         front = raster.line(body, row)
-        lines.append(_over(front, glyphs.curve.line(behind, row), role) if ghost else ((front, role),))
+        line = _over(front, glyphs.curve.line(behind, row), role) if ghost else ((front, role),)
+        lines.append(line if here is None else _marked(line, here, glyphs))
     return tuple(lines)
+
+
+def _cursor_cell(trace: Trace, left_out: int, across: int, width: int) -> int | None:
+    """The cell that the time cursor stands in; None where there is none, or where it is not on the chart."""
+    if trace.cursor is None:
+        return None
+    cell = (int((trace.cursor - trace.start) / trace.width) - left_out) // across
+    return cell if 0 <= cell < width else None
+
+
+def _marked(line: Line, cell: int, glyphs: Glyphs) -> Line:
+    """A line of one-cell characters with the cursor in it, and what lies beyond it dim."""
+    spans: list[Span] = []
+    x = 0
+    for text, role in line:
+        before, beyond = text[: max(0, cell - x)], text[max(0, cell + 1 - x) :]
+        spans += [(before, role)] if before else []
+        if x <= cell < x + len(text):
+            spans.append((glyphs.text("│"), "accent"))
+        spans += [(beyond, "dim")] if beyond else []
+        x += len(text)
+    return tuple(spans)
 
 
 def _over(front: str, back: str, role: str) -> Line:

@@ -18,12 +18,13 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from quanttui.tui.glyphs import SETS, Glyphs
-from quanttui.tui.parts import Line, Span, View
+from quanttui.tui.parts import Line, Span
 
 LEAST_RIGHT = 8
 """Cells below which the right end of a line is left out rather than cut."""
 
-Draw = Callable[[View, int, int, Glyphs], Sequence[Line]]
+Draw = Callable[[Any, int, int, Glyphs], Sequence[Line]]
+"""What is shown, width and height in cells, and a set of characters in; lines out."""
 
 
 def width_of(text: str) -> int:
@@ -151,10 +152,10 @@ class Sheet(Widget, can_focus=False):
         self.glyphs = glyphs
         self._draw = draw
         self._palette: Mapping[str, Style] = {}
-        self._view: View | None = None
+        self._view: Any = None
         self._lines: Sequence[Line] = ()
 
-    def show(self, view: View) -> None:
+    def show(self, view: Any) -> None:
         """Draw the view; only cells that differ from the last lines will be painted."""
         self._view = view
         width, height = self.extent

@@ -8,7 +8,9 @@ from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Row, Span, View
 from quanttui.tui.widgets.sheet import crop, cut, framed, pad, width_of
 
-FIRST_OUT = ("bits", "energy", "top", "prompt", "size", "efficiency", "peak", "bus", "kld", "call", "delta", "ppl")
+FIRST_OUT = (
+    "bits", "energy", "top", "right", "prompt", "size", "efficiency", "peak", "bus", "kld", "call", "delta", "ppl"
+)  # fmt: skip
 """Columns in the order in which a narrow table does without them."""
 
 DEAR = ("kld", "call", "delta", "ppl")
@@ -28,8 +30,9 @@ def boxed(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """The table in a frame."""
     body = table(view, width - 4, height - 2, glyphs)
     begun = any(row.cells["quant"][0].startswith("◐") for row in view.rows)
-    status = ((f"{'◐ begun  ' if begun else ''}* tainted  … running  ~ predicted", "dim"),) if width >= 70 else ()
-    return framed((("7 quants", "title"),), status, body, width, height, glyphs)
+    marks = f"{'◐ begun  ' if begun else ''}* tainted  … running  ~ predicted"
+    status = ((f"sort: {view.order}   {marks if width >= 90 else ''}".rstrip(), "dim"),) if width >= 40 else ()
+    return framed((("quants", "title"),), status, body, width, height, glyphs)
 
 
 def bare(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:

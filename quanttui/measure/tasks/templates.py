@@ -1,0 +1,77 @@
+"""Chat templates, as they stand in a GGUF: Jinja from anywhere, run in a sandbox. Knows no engine.
+
+A template is a program of whoever made the file: it gets strings in, cannot reach Python, and what it takes (a loop
+without end, memory) it takes from the engine process, which can be killed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from quanttui.format import clean
+
+TODAY = datetime.date(2024, 7, 26)
+"""What a template that asks is told to be the day, so that a prompt is the same on any: the one that Llama 3.1's
+template takes where it is told none."""
+
+
+_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+"""By what a template can fail that is not the program's fault."""
+
+
+class Refused(Exception):
+    """The template will not have these messages, in its own words."""
+
+
+def rendered(template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str) -> tuple[str, str]:
+    """The prompt's text, ready for the assistant's answer, and its form: "chat", or why it is plain text.
+
+    Args:
+        template: the GGUF's, "" where it has none: then the contents of the messages, a blank line between.
+        messages: (role, content).
+    """
+    plain = "\n\n".join(content for _, content in messages)
+    if not template:
+        return plain, "its file has no chat template"
+    try:
+        return _rendered(template, messages, bos, eos), "chat"
+    except Refused as refused:
+        return plain, f"its chat template refuses them: {clean(str(refused), 120)}"
+    except _FAILURES as error:
+        return plain, f"its chat template fails: {clean(str(error) or type(error).__name__, 120)}"
+
+
+def _rendered(template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str) -> str:
+    given = [{"role": role, "content": content} for role, content in messages]
+    return _compiled(template).render(messages=given, add_generation_prompt=True, bos_token=bos, eos_token=eos)
+
+
+@lru_cache(maxsize=4)
+def _compiled(template: str) -> Template:
+    """With the names and the handling of blanks that Hugging Face's chat templates are written for."""
+    sandbox = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False
+    )
+    sandbox.filters["tojson"] = _to_json
+    sandbox.globals |= {"raise_exception": _refuse, "strftime_now": _today}
+    return sandbox.from_string(template)
+
+
+def _refuse(why: object) -> NoReturn:
+    raise Refused(str(why))
+
+
+def _today(form: str) -> str:
+    return TODAY.strftime(form)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    """Jinja's own escapes <, > and & for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
