@@ -28,18 +28,22 @@ class Series(msgspec.Struct):
 
     def add(self, x: float, value: float) -> None:
         """Take a value at x >= 0. Order does not matter, save for `last`."""
-        index = int(x // self.width)
-        while index >= BINS:
-            self._halve()
-            index = int(x // self.width)
-        short = index + 1 - len(self.sums)
-        if short > 0:
-            self.sums.extend([0.0] * short)
-            self.counts.extend([0] * short)
+        index = int(x / self.width)
+        if index >= len(self.sums):
+            index = self._reach(x)
         self.sums[index] += value
         self.counts[index] += 1
         if x >= self.last_x:
             self.last, self.last_x = value, x
+
+    def _reach(self, x: float) -> int:
+        """Have a bin for `x`; returns its index."""
+        while (index := int(x / self.width)) >= BINS:
+            self._halve()
+        short = index + 1 - len(self.sums)
+        self.sums.extend([0.0] * short)
+        self.counts.extend([0] * short)
+        return index
 
     def _halve(self) -> None:
         if len(self.sums) % 2:

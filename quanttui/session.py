@@ -229,10 +229,15 @@ class Frame(msgspec.Struct, frozen=True):
 
 def append_frame(path: Path, offset: int, state: fold.State) -> Frame:
     """Add a key frame to a file of them: the state after the first `offset` bytes of the log."""
-    body = zlib.compress(fold.encode(state), _PACKED)
+    return append_encoded(path, offset, state.t, fold.encode(state))
+
+
+def append_encoded(path: Path, offset: int, t: float, encoded: bytes) -> Frame:
+    """The same of a state that is encoded already, at session time `t`."""
+    body = zlib.compress(encoded, _PACKED)
     with open(path, "ab") as file:
-        file.write(_FRAME.pack(fold.layout(), offset, int(state.t * 1e9), len(body)) + body)
-        return Frame(offset, int(state.t * 1e9) / 1e9, file.tell() - len(body), len(body))
+        file.write(_FRAME.pack(fold.layout(), offset, int(t * 1e9), len(body)) + body)
+        return Frame(offset, int(t * 1e9) / 1e9, file.tell() - len(body), len(body))
 
 
 def frames(folder: Path) -> list[Frame]:

@@ -30,17 +30,18 @@ RATES = {
     "swap.in": "swap.in/s",
     "swap.out": "swap.out/s",
     "engine.read": "engine.read/s",
-    "engine.cpu": "engine.cpu/s",
-    "self.cpu": "self.cpu/s",
     "psi.memory.some": "psi.memory.some/s",
-    "cpu.busy": "cpu.busy/s",
 }
 """Counters whose difference per second is kept as a series of its own."""
+
+_RATES = tuple((name, rate, name.startswith("engine.")) for name, rate in RATES.items())
 
 GROWING = (
     "engine.read", "engine.majflt", "engine.cpu", "swap.in", "swap.out", "zswap.in", "cpu.busy", "self.cpu", "cpu.steal"
 )
 """Counters whose growth is kept for every slice of a timed unit."""
+
+_PLACES = {name: place for place, name in enumerate(GROWING)}
 
 TEXTS, SHORT = 200_000, 80
 """So many characters of answers are kept for each arm; of each later answer only so many."""
@@ -51,11 +52,11 @@ SLICE = 0.9
 SLICES = 1024
 """How many slices an attempt keeps, of prompts and decodes; more of them are joined two by two, and tell less."""
 
-LEVELS = ("mem.used", "swap.used", "engine.rss")
+LEVELS = ("mem.used", "engine.rss")
 """Readings kept as a series as they are. Those of GPUs are, too, summed or maximal over the devices."""
 
 
-class Repetition(msgspec.Struct, frozen=True):
+class Repetition(msgspec.Struct, frozen=True, array_like=True):
     """One timed repetition of a speed unit. Rates in tokens per second."""
 
     unit: e.Unit
@@ -69,7 +70,7 @@ class Repetition(msgspec.Struct, frozen=True):
         return self.tokens * 1e9 / self.ns
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """One scored chunk: `scored` tokens, sums of nll (nats) and of its square; mean KL divergence if there is one."""
 
     scored: int
@@ -118,9 +119,12 @@ class Peak(msgspec.Struct):
     device: float | None = None
 
     def see(self, rss: float | None, anonymous: float | None, device: float | None = None) -> None:
-        self.rss = _larger(self.rss, rss)
-        self.anonymous = _larger(self.anonymous, anonymous)
-        self.device = _larger(self.device, device)
+        if rss is not None and (self.rss is None or rss > self.rss):
+            self.rss = rss
+        if anonymous is not None and (self.anonymous is None or anonymous > self.anonymous):
+            self.anonymous = anonymous
+        if device is not None and (self.device is None or device > self.device):
+            self.device = device
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -152,7 +156,7 @@ class Energy(msgspec.Struct):
     seconds: float = 0.0
 
 
-class Slice(msgspec.Struct):
+class Slice(msgspec.Struct, array_like=True):
     """A stretch of a timed unit from one sample to a later one, in session time.
 
     `at` is when the unit began. `tokens` are those that were decoded in it, in parts where a token reached over its
@@ -166,14 +170,19 @@ class Slice(msgspec.Struct):
     start: float
     end: float
     tokens: float = 0.0
-    grown: dict[str, float] = {}
+    grown: tuple[float | None, ...] = (None,) * len(GROWING)
     devices: dict[str, float] = {}
     samples: int = 0
+
+    def grew(self, name: str) -> float | None:
+        """By how much a counter grew, None where that is not known."""
+        return self.grown[_PLACES[name]]
 
     def join(self, later: Slice) -> None:
         """Take the slice that follows, of the same unit."""
         self.end, self.tokens, self.samples = later.end, self.tokens + later.tokens, self.samples + later.samples
-        self.grown = {name: value + later.grown[name] for name, value in self.grown.items() if name in later.grown}
+        pairs = zip(self.grown, later.grown, strict=True)
+        self.grown = tuple(None if a is None or b is None else a + b for a, b in pairs)
         for name, value in later.devices.items():
             self.devices[name] = self.devices.get(name, 0.0) + value
 
@@ -219,7 +228,8 @@ class Arm(msgspec.Struct):
     in which they came, of as many as `items_planned` says for each task; `texts` counts the characters that are kept.
 
     `exact` compares with the base arm's own nll, `rows` with the base's logits as 16-bit rows: they differ where a text
-    has tokens that the rows cannot tell apart (stats.divergence.Rows).
+    has tokens that the rows cannot tell apart (stats.divergence.Rows). `changed` is the number of the last event that
+    was about this arm alone.
     """
 
     plan: e.PlannedArm
@@ -234,6 +244,7 @@ class Arm(msgspec.Struct):
     texts: int = 0
     exact: Paired = msgspec.field(default_factory=Paired)
     rows: Paired = msgspec.field(default_factory=Paired)
+    changed: int = -1
 
     @property
     def id(self) -> str:
@@ -303,7 +314,8 @@ class State(msgspec.Struct):
     `remembered` is the bandwidth that earlier sessions measured, `idle` the energy that the machine took while nothing
     computed; `rerun` are arms that somebody asked to run again, and up to which attempt, `skips` those to be skipped
     that are not yet. `paused_at`: since when no new unit begins, None while they do. `ending`: leave or finish, by
-    which the sweep was asked to end after the unit under way.
+    which the sweep was asked to end after the unit under way. `changed` is the number of the last event that may
+    concern all arms.
     """
 
     t: float = 0.0
@@ -339,6 +351,7 @@ class State(msgspec.Struct):
     closed: str = ""
     beat: e.Beat | None = None
     unknown: int = 0
+    changed: int = -1
 
     def apply(self, event: e.Event | e.Unknown) -> None:
         """Take the next event. An event of a newer schema is counted and otherwise skipped."""
@@ -349,6 +362,29 @@ class State(msgspec.Struct):
             self.unknown += 1
         else:
             rule(self, event)
+            self._touch(event)
+
+    def _touch(self, event: Any) -> None:
+        """Note whom the event concerned: what is known of all other arms is what it was."""
+        kind = type(event)
+        if kind is e.Sample:
+            if (span := self.span) is not None:
+                if span.phase == "idle":
+                    self.changed = event.n
+                self._touch_arm(span.arm, event.n)
+            if self.running is not None:
+                self._touch_arm(self.running.unit.arm, event.n)
+        elif kind in _OF_A_UNIT:
+            self._touch_arm(event.unit.arm, event.n)
+            if kind is e.UnitDone and event.unit.kind == "anchor":
+                self.changed = event.n
+        elif kind is not e.Beat and kind is not e.PhaseProgress:
+            self.changed = event.n
+
+    def _touch_arm(self, name: str, n: int) -> None:
+        arm = self.arms.get(name)
+        if arm is not None:
+            arm.changed = n
 
     @property
     def model(self) -> str:
@@ -433,11 +469,6 @@ def energy_counter(readings: dict[str, float]) -> tuple[str, float] | None:
 
 def _devices(readings: dict[str, float], name: str) -> list[float]:
     return [v for k, v in readings.items() if k.startswith("gpu") and k.partition(".")[2] == name]
-
-
-def _larger(a: float | None, b: float | None) -> float | None:
-    known = [float(value) for value in (a, b) if value is not None]
-    return max(known) if known else None
 
 
 def _arm(state: State, name: str) -> Arm:
@@ -573,45 +604,58 @@ def _sample(state: State, event: e.Sample) -> None:
     elapsed = event.t - then if then is not None else 0.0
     same = event.pid == state.pid
     if elapsed > 0:
-        for name, rate in RATES.items():
-            if name in now and name in before and (same or not name.startswith("engine.")):
-                change = (now[name] - before[name]) / elapsed
-                if change >= 0:
-                    _add(state, rate, event.t, change)
+        for name, rate, is_engines in _RATES:
+            new, old = now.get(name), before.get(name)
+            if new is not None and old is not None and new >= old and (same or not is_engines):
+                _add(state, rate, event.t, (new - old) / elapsed)
     for name in LEVELS:
         if name in now:
             _add(state, name, event.t, now[name])
-    for name, value in (
-        ("gpu.util", highest(now, "util")),
-        ("gpu.mem_used", total(now, "mem_used")),
-        ("gpu.power", total(now, "power")),
-    ):
-        if value is not None:
-            _add(state, name, event.t, value)
-    _energy(state, event, before, then)
+    gpus = {name: value for name, value in now.items() if name[:3] == "gpu"}
+    if gpus:
+        for name, seen in (
+            ("gpu.util", highest(gpus, "util")),
+            ("gpu.power", total(gpus, "power")),
+        ):
+            if seen is not None:
+                _add(state, name, event.t, seen)
+    if gpus or "package.energy" in now:
+        _energy(state, event, before, then)
     # In the phase "bandwidth" the memory is the probe's, and "idle" is no arm's.
-    measured = state.span is not None and state.span.phase not in ("bandwidth", "idle", "paused")
-    if measured and state.span is not None and (attempt := _arm(state, state.span.arm).attempt) is not None:
-        peak = attempt.peaks.setdefault(state.span.phase, Peak())
-        peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(now, "mem_used"))
+    span = state.span
+    measured = span is not None and span.phase not in ("bandwidth", "idle", "paused")
+    if measured and span is not None and (attempt := _arm(state, span.arm).attempt) is not None:
+        peak = attempt.peaks.get(span.phase)
+        if peak is None:
+            peak = attempt.peaks[span.phase] = Peak()
+        peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(gpus, "mem_used"))
     running = state.running
     if running is not None and event.t >= running.at:
         if running.first_t is None:
             running.first, running.first_t, running.first_tokens = dict(now), event.t, running.tokens
-        _sliced(state, running, event)
+        _sliced(state, running, event, gpus)
     state.readings, state.readings_t, state.pid = now, event.t, event.pid
 
 
-def _sliced(state: State, running: Running, event: e.Sample) -> None:
+def _sliced(state: State, running: Running, event: e.Sample, gpus: dict[str, float]) -> None:
     """Go on with the open slice of the unit under way, and end it once it is long enough."""
     now = event.readings
-    for name, value in _devices_seen(now).items():
+    for name, value in _devices_seen(gpus).items():
         running.open[name] = running.open.get(name, 0.0) + value
     running.open_samples += 1
     if running.edge_t is None:
         running.edge, running.edge_t = dict(now), event.t
     elif event.t - running.edge_t >= SLICE:
         _slice(state, running, now, event.t)
+
+
+def growth(before: dict[str, float], now: dict[str, float]) -> tuple[float | None, ...]:
+    """By how much the counters of GROWING grew; one that is missing, or went back, is not known."""
+    found: list[float | None] = []
+    for name in GROWING:
+        new, old = now.get(name), before.get(name)
+        found.append(new - old if new is not None and old is not None and new >= old else None)
+    return tuple(found)
 
 
 def _close(state: State, running: Running) -> None:
@@ -625,11 +669,7 @@ def _close(state: State, running: Running) -> None:
 def _slice(state: State, running: Running, now: dict[str, float], t: float) -> None:
     """End the open slice at `t`, and begin the next one there."""
     assert running.edge_t is not None
-    grown = {
-        name: now[name] - running.edge[name]
-        for name in GROWING
-        if name in now and name in running.edge and now[name] >= running.edge[name]
-    }
+    grown = growth(running.edge, now)
     made = Slice(running.at, running.unit.kind, running.edge_t, t, 0.0, grown, running.open, running.open_samples)
     running.edge, running.edge_t, running.open, running.open_samples = dict(now), t, {}, 0
     slices = _attempt_of(state, running.unit).slices
@@ -677,12 +717,11 @@ cap (0x4) is how a device is meant to run."""
 
 
 def _devices_seen(readings: dict[str, float]) -> dict[str, float]:
-    """Levels of all GPUs that are averaged over a slice, the worst or the sum over the devices.
+    """Levels of all GPUs, of their readings, that are averaged over a slice: the worst, or the sum, over the devices.
 
     slowed: 1 where any is slowed down; clock: the lowest share of its best clock; util, dram: percent; others:
     processes of others; shared: bytes of host memory.
     """
-    readings = {name: value for name, value in readings.items() if name.startswith("gpu")}
     found: dict[str, float] = {}
     if not readings:
         return found
@@ -730,9 +769,10 @@ def _energy(state: State, event: e.Sample, before: dict[str, float], then: float
 
 
 def _add(state: State, name: str, t: float, value: float) -> None:
-    if name not in state.series:
-        state.series[name] = Series(width=SAMPLE_BIN)
-    state.series[name].add(t, value)
+    series = state.series.get(name)
+    if series is None:
+        series = state.series[name] = Series(width=SAMPLE_BIN)
+    series.add(t, value)
 
 
 def _unit_started(state: State, event: e.UnitStarted) -> None:
@@ -740,21 +780,21 @@ def _unit_started(state: State, event: e.UnitStarted) -> None:
 
 
 def _tokens(state: State, event: e.Tokens) -> None:
-    if event.unit.kind == "decode":
-        attempt = _attempt(state, event.unit.arm, event.unit.attempt)
-        for ns in event.ns:
-            if ns > 0:
-                attempt.rate.add(float(attempt.tokens), 1e9 / ns)
+    unit, count, ns = event.unit, len(event.ns), sum(event.ns)
+    attempt = _attempt_of(state, unit)
+    if unit.kind == "decode":
+        for each in event.ns:
+            if each > 0:
+                attempt.rate.add(float(attempt.tokens), 1e9 / each)
             attempt.tokens += 1
     running = state.running
-    if running is not None and running.unit == event.unit:
+    if running is not None and running.unit == unit:
         begin = running.at + running.ns / 1e9
-        running.tokens += len(event.ns)
-        running.ns += sum(event.ns)
-        slices = _attempt_of(state, event.unit).slices
-        _take(slices, running, begin, running.at + running.ns / 1e9, float(len(event.ns)))
-        if running.ns > 0 and event.unit.kind != "task":
-            _add(state, "decode.tok_s", event.t, len(event.ns) * 1e9 / max(1, sum(event.ns)))
+        running.tokens += count
+        running.ns += ns
+        _take(attempt.slices, running, begin, running.at + running.ns / 1e9, float(count))
+        if running.ns > 0 and unit.kind != "task":
+            _add(state, "decode.tok_s", event.t, count * 1e9 / max(1, ns))
 
 
 def _perplexity(state: State, event: e.Perplexity) -> None:
@@ -894,6 +934,8 @@ def _closed(state: State, event: e.SessionClosed) -> None:
     text = {"ok": "sweep done", "failed": "sweep done: some arm failed", "interrupted": "sweep stopped: resume it"}
     state.note(event.t, "ok" if event.outcome == "ok" else "warn", text.get(event.outcome, event.outcome))
 
+
+_OF_A_UNIT = (e.UnitStarted, e.Tokens, e.Perplexity, e.Item, e.UnitDisturbed, e.UnitDone)
 
 RULES: dict[type, Callable[[State, Any], None]] = {
     e.SessionOpened: _opened,

@@ -225,16 +225,40 @@ class Summary(msgspec.Struct, frozen=True):
     thriftiest: str = ""
 
 
-def summarize(state: State, over: bool = False) -> Summary:
+class Known:
+    """What was found of the arms of one session that do not run: it stays so until an event concerns them.
+
+    With it a summary costs as much as the arms that changed. It holds for every state of the session's log, whichever
+    way it came about, for it goes by the numbers of events.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[tuple[object, ...], ArmSummary]] = {}
+
+    def arm(self, state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
+        """The arm's summary."""
+        if arm.outcome == "running":
+            return _arm(state, arm, base, over)
+        clock = windows.best_clock(state) if state.host is not None and state.host.gpus else None
+        key = arm.changed, state.changed, base.changed if base is not None else None, over, clock
+        kept = self._found.get(arm.id)
+        if kept is None or kept[0] != key:
+            kept = self._found[arm.id] = key, _arm(state, arm, base, over)
+        return kept[1]
+
+
+def summarize(state: State, over: bool = False, known: Known | None = None) -> Summary:
     """The session so far.
 
     Args:
         over: nobody goes on with it, though it was never closed (session.status says interrupted): an arm that was
             running is interrupted, one that was only planned skipped.
+        known: what was found before, of the same session.
     """
     base = paired.base_of(state)
     over = over or bool(state.closed)
-    arms = tuple(_arm(state, arm, base, over) for arm in state.arms.values())
+    made = known.arm if known is not None else _arm
+    arms = tuple(made(state, arm, base, over) for arm in state.arms.values())
     return Summary(
         model=clean(state.model),
         host=state.host,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from typing import Any
 
 import builders
 import msgspec
@@ -470,3 +471,38 @@ def test_arms_of_the_same_tensors_are_told_and_no_others() -> None:
     assert summary.summarize(fold.fold(log)).notes == ()
     (note,) = summary.summarize(fold.fold(twins)).notes
     assert "Q8_0 and Q4_K_M" in note and "noise" in note
+
+
+MANY = (
+    builders.Arm("F16", chunks=6, tok_s=9.0),
+    builders.Arm("Q8_0", chunks=6, tok_s=12.0, swap=0.02),
+    builders.Arm("Q6_K", chunks=6, fails="oom", error="killed by signal 9"),
+    builders.Arm("Q4_K_M", chunks=6, tok_s=22.0, kld=0.02),
+    builders.Arm("Q2_K", planned_only=True),
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"until": "decided", "tolerance": 0.02},
+        {"depths": (0, 64)},
+        {"schedule": "round-robin"},
+        {"anchor": 1},
+    ],
+)
+def test_what_is_remembered_of_the_arms_changes_no_summary(settings: dict[str, Any]) -> None:
+    """At every event of a sweep, there and back again: the same as anew."""
+    events = builders.events(*MANY, settings=builders.settings(**settings))
+    known, states = summary.Known(), []
+    state = fold.State()
+    for place, event in enumerate(events):
+        state.apply(event)
+        if place % 7 == 0 or not isinstance(event, e.Sample | e.Tokens):
+            assert summary.summarize(state, known=known) == summary.summarize(state)
+        if place % 97 == 0:
+            states.append(fold.decode(fold.encode(state)))
+    for earlier in reversed(states):
+        assert summary.summarize(earlier, known=known) == summary.summarize(earlier)
+    assert summary.summarize(state, over=True, known=known) == summary.summarize(state, over=True)

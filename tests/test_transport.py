@@ -246,11 +246,12 @@ def test_the_reader_waits_for_the_folding(tmp_path: Path) -> None:
 def test_key_frames_that_are_missing_are_made_while_the_log_is_folded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "FRAME_EVERY", 100)
+    monkeypatch.setattr(session, "FRAME_EVERY", 50)
     events = builders.events(*ARMS)
     feed = log.Feed(written(tmp_path / "s", events))
     try:
         settle(feed, None)
+        feed.seek(0.0)
         made = feed._frames.before(None)
         assert len(made) == len(events) // 100 and not (tmp_path / "s" / session.FRAMES).exists()
         for t in (events[-1].t * 0.9, events[-1].t * 0.2, events[-1].t * 0.5):

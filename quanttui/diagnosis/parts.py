@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from quanttui.events import Settings, Unit
-from quanttui.state import Arm, Attempt, Repetition, Running, Slice, State
+from quanttui.state import Arm, Attempt, Repetition, Running, Slice, State, growth
 
 TOLD = 1.0
 """Seconds of tokens that an engine may hold back before it tells of them: samples run ahead of tokens by so much."""
@@ -230,15 +230,15 @@ def _sliced(one: Slice, passes: float | None) -> Part:
         passes=one.tokens if passes is None else passes,
         seconds=seconds,
         tok_s=one.tokens / seconds if seconds > 0 else None,
-        read=one.grown.get("engine.read"),
-        majflt=one.grown.get("engine.majflt"),
-        swap_in=one.grown.get("swap.in"),
-        zswap_in=one.grown.get("zswap.in"),
-        cpu=one.grown.get("engine.cpu"),
+        read=one.grew("engine.read"),
+        majflt=one.grew("engine.majflt"),
+        swap_in=one.grew("swap.in"),
+        zswap_in=one.grew("zswap.in"),
+        cpu=one.grew("engine.cpu"),
         cpu_seconds=seconds,
-        others=_others(*(one.grown.get(name) for name in ("cpu.busy", "engine.cpu", "self.cpu"))),
-        stolen=one.grown.get("cpu.steal", 0.0),
-        swap_out=one.grown.get("swap.out", 0.0),
+        others=_others(*(one.grew(name) for name in ("cpu.busy", "engine.cpu", "self.cpu"))),
+        stolen=one.grew("cpu.steal") or 0.0,
+        swap_out=one.grew("swap.out") or 0.0,
     )
 
 
@@ -246,16 +246,12 @@ def _open(state: State, running: Running, passes: float | None) -> Part | None:
     """What came after the last slice of the unit under way, up to the last sample; None where nothing did."""
     if running.edge_t is None or state.readings_t is None or state.readings_t <= running.edge_t:
         return None
-    grown = {
-        name: state.readings[name] - value
-        for name, value in running.edge.items()
-        if state.readings.get(name, -1.0) >= value
-    }
     tokens = math.fsum(
         count * max(0.0, min(end, state.readings_t) - max(begin, running.edge_t)) / (end - begin)
         for begin, end, count in running.untaken
         if end > begin
     )
+    grown = growth(running.edge, state.readings)
     return _sliced(Slice(running.at, running.unit.kind, running.edge_t, state.readings_t, tokens, grown), passes)
 
 

@@ -238,9 +238,14 @@ def bounds(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int | Non
         split=split,
         split_why=split_why,
         spilled=_spilled(state, arm, attempt, kind, depth),
-        best_clock=max(_clocks(state), default=None) if loaded and loaded.gpu_layers else None,
+        best_clock=best_clock(state) if loaded and loaded.gpu_layers else None,
         flops=roofline.flops_per_token(shape, settings.depths[0] if depth is None else depth),
     )
+
+
+def best_clock(state: State) -> float | None:
+    """The largest share of its best clock that a GPU ran at, over all slices; None where none was told."""
+    return max(_clocks(state), default=None)
 
 
 def _clocks(state: State) -> Iterable[float]:

@@ -34,7 +34,7 @@ from quanttui.diagnosis import verdicts
 from quanttui.errors import UserError
 from quanttui.format import clean, size
 from quanttui.remote.mirror import LAGS, Link
-from quanttui.summary import Summary, summarize
+from quanttui.summary import Known, Summary, summarize
 from quanttui.transport import LIVE, Cursor
 from quanttui.tui import evidence, glyphs, keys, snapshot, theming, view
 from quanttui.tui import feed as log
@@ -148,7 +148,7 @@ class Monitor(App[str], inherit_bindings=False):
         self._remote = "SSH_CONNECTION" in os.environ
         self._selected = self._order = ""
         self._flag: flags.Flag | None = None
-        self._summary = Summary("", None, None, (), "", ())
+        self._summary, self._known = Summary("", None, None, (), "", ()), Known()
         self._charts = Charts()
         self._settled = self._over = self._chasing = False
         self._sought = True
@@ -254,7 +254,9 @@ class Monitor(App[str], inherit_bindings=False):
         passed, self._ticked = now - self._ticked, now
         if self._settled and self.cursor.playing and (self.feed.whole or self.cursor.t != 0.0):
             self.cursor = self.cursor.passed(passed, self.end)
-        self._settled = self.feed.advance(self.cursor.t) and (self.feed.whole or not self._still)
+        behind = self.feed.waiting > PROGRESS
+        self._settled = self.feed.advance(self.cursor.t, log.BUSY if behind else log.BUDGET)
+        self._settled = self._settled and (self.feed.whole or not self._still)
         if not self._settled or not self.feed.whole:
             self._catch_up(now)
         if not self._settled:
@@ -264,7 +266,7 @@ class Monitor(App[str], inherit_bindings=False):
             self._pace.hurry()
         if self.feed.error:
             self._say(self.feed.error, "bad", stay=True)
-        self._rates = wanted = rates(self._quiet, self._remote, self._focused)
+        self._rates = wanted = rates(self._quiet, self._remote, self._focused, self._is_still)
         self._keep_time(wanted.numbers)
         self.feed.poll = log.POLL if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
         if self._waiting():
@@ -303,6 +305,13 @@ class Monitor(App[str], inherit_bindings=False):
         running = not self.cursor.recorded and not self._still and not self.feed.tail.closed
         return running and view.fills_cores(self.feed.tail)
 
+    @property
+    def _is_still(self) -> bool:
+        """Whether what is shown changes by keys alone: a moment that stands, or a session that is over."""
+        stands = self.cursor.t is not None and not self.cursor.playing
+        notice = self._notice and time.monotonic() < self._notice_until
+        return self.feed.whole and not notice and (stands or (self._over and self.cursor.mode == LIVE))
+
     def _unit_ended(self) -> None:
         """In the reader's thread: a whole frame hurts least right after a repetition."""
         if self._event_loop is not None and self._pace.welcomes(time.monotonic(), self._rates):
@@ -332,7 +341,7 @@ class Monitor(App[str], inherit_bindings=False):
         if due == "whole":
             at_end = self.feed.whole and self.state.n >= self.feed.tail.n
             self._over = at_end and self._status() != "running"
-            self._summary = summarize(self.state, over=self._over)
+            self._summary = summarize(self.state, self._over, self._known)
             self._charts = view.charts(self.state, self._summary, self._monitor.chart_columns(), tail)
         if not self._still:
             age = self.feed.age if self.cursor.mode == LIVE else None
@@ -530,7 +539,7 @@ class Monitor(App[str], inherit_bindings=False):
     def _to_flag(self, forward: bool) -> None:
         """The next doubtful moment: where a verdict grew out of a contaminated stretch, the moment it appeared."""
         tail = self.feed.tail
-        known = flags.doubtful(tail, summarize(tail, over=bool(tail.closed)))
+        known = flags.doubtful(tail, summarize(tail, bool(tail.closed), self._known))
         here, last = self.state.t, self._flag
         if last is not None and last in known and last.t <= here <= max(last.t, last.until):
             index = known.index(last) + (1 if forward else -1)
@@ -557,6 +566,8 @@ class Monitor(App[str], inherit_bindings=False):
         self.feed.seek(cursor.t)
         self._settled, self._sought = False, True
         self._tick()
+        if cursor.t is None and not self._settled:  # what is known of the tail is true, if not the very last of it
+            self._paint("whole")
 
     # what is looked at
 
@@ -627,7 +638,7 @@ class Monitor(App[str], inherit_bindings=False):
         running = session.status(session.load(folder), folder) == "running"
         self.cursor = Cursor() if running else Cursor(session.end(folder), recorded=True)
         self._selected, self._flag, self.view = "", None, None
-        self._charts, self._summary = Charts(), Summary("", None, None, (), "", ())
+        self._charts, self._summary, self._known = Charts(), Summary("", None, None, (), "", ()), Known()
         self._settled, self._sought, self._over = False, True, False
         self._tick()
 

@@ -13,11 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from quanttui import events as e
 from quanttui import session
+from quanttui import state as fold
 from quanttui.state import State
 
 AHEAD = 20_000
@@ -28,6 +30,12 @@ POLL = 0.1
 
 BUDGET = 0.05
 """Seconds of folding at a time: keys are answered between."""
+
+BUSY = 0.2
+"""The same while much of a log is still to be read."""
+
+APART = 2
+"""How many times further apart key frames are that a viewer has to make: it is waited for."""
 
 _BLOCK = 1 << 20
 
@@ -99,11 +107,8 @@ class Frames:
         self._path = folder / session.FRAMES
         self._known = session.frames(folder)
         self._own: Path | None = None
+        self._packing: ThreadPoolExecutor | None = None
         self._count = 0
-
-    @property
-    def last(self) -> session.Frame | None:
-        return self._known[-1] if self._known else None
 
     def before(self, t: float | None) -> list[session.Frame]:
         """Those at or before `t` (None: all), the latest first. The writer may have added some meanwhile."""
@@ -120,19 +125,35 @@ class Frames:
         return session.read_frame(self._own or self._path, frame)
 
     def see(self, state: State, offset: int) -> None:
-        """Keep the state where a frame is due and there is none: the log's writer makes them as it goes on."""
+        """Keep the state where a frame is due and there is none: the log's writer makes them as it goes on.
+
+        It is packed and written in a thread, which needs no Python meanwhile.
+        """
         self._count += 1
-        if self._count % session.FRAME_EVERY or (self._own is None and self._known):
+        if self._count % (APART * session.FRAME_EVERY) or (self._own is None and self._known):
             return
-        with suppress(OSError):
-            if self._own is None:
+        if self._own is None:
+            try:
                 made, name = tempfile.mkstemp(prefix="quanttui-frames-")
-                os.close(made)
-                self._own = Path(name)
-            self._known.append(session.append_frame(self._own, offset, state))
+            except OSError:
+                return
+            os.close(made)
+            self._own, self._packing = Path(name), ThreadPoolExecutor(1, "key-frames")
+        assert self._packing is not None
+        self._packing.submit(self._keep, self._own, offset, state.t, fold.encode(state))
+
+    def _keep(self, path: Path, offset: int, t: float, encoded: bytes) -> None:
+        with suppress(OSError):
+            self._known.append(session.append_encoded(path, offset, t, encoded))
+
+    def settle(self) -> None:
+        """Wait for those that are being written."""
+        if self._packing is not None:
+            self._packing.submit(int).result()
 
     def close(self) -> None:
-        if self._own is not None:
+        if self._packing is not None and self._own is not None:
+            self._packing.shutdown(cancel_futures=True)
             self._own.unlink(missing_ok=True)
 
 
@@ -236,6 +257,10 @@ class Feed:
             self._leave_place()
             return
         here = self._place
+        if here is None and t >= self.tail.t:
+            self._put(Place(self.folder, self._folded, fold.decode(fold.encode(self.tail))))
+            return
+        self._frames.settle()
         known = here.offset if here is not None and here.state.t <= t else -1
         for frame in self._frames.before(t):
             if frame.offset <= known:

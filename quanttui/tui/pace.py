@@ -28,16 +28,21 @@ class Rates(msgspec.Struct, frozen=True):
 
 ORDINARY = Rates(0.2, 1.0)
 REMOTE = Rates(0.5, 2.0)
-UNFOCUSED = Rates(1.0, 2.0)
+UNFOCUSED = Rates(2.0, 10.0)
+STILL = Rates(2.0, 30.0)
 QUIET = Rates(1.0, 3.0, few=True, between=1.5)
 
 SLACK = 0.02
 """Seconds by which a timer may be early."""
 
 
-def rates(quiet: bool, remote: bool, focused: bool) -> Rates:
-    """The rates to keep to."""
-    return QUIET if quiet else UNFOCUSED if not focused else REMOTE if remote else ORDINARY
+def rates(quiet: bool, remote: bool, focused: bool, still: bool = False) -> Rates:
+    """The rates to keep to. `still`: nothing that is shown can change by itself."""
+    if quiet:
+        return QUIET
+    if still:
+        return STILL
+    return UNFOCUSED if not focused else REMOTE if remote else ORDINARY
 
 
 class Pace:

@@ -125,6 +125,10 @@ def idle(bench: Bench) -> list[Figure]:
 
 
 def unfocused(bench: Bench) -> list[Figure]:
-    """Live, in a window that somebody has turned away from."""
+    """Live, in a window that somebody has turned away from: what looking costs, without the sampler and the sweep, which
+    go on measuring as ever."""
     cost = measured(bench, _STEADY, begin=lambda terminal: terminal.press("\x1b[O"))
-    return [_cpu(cost, 0.5, "CPU, live, unfocused")]
+    looking = sum(cost.parts.get(part, 0.0) for part in ("screen", "follower"))
+    told = (cost.told, f"with the sampler and the sweep {100 * cost.process:.2f} %")
+    what = "CPU of the screen, live, unfocused"
+    return [Figure(what, "% of a core", 0.5, 100 * looking, notes=told, detail={"parts": cost.parts})]
