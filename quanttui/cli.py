@@ -539,7 +539,16 @@ def _watch_there(args: argparse.Namespace, settings: config.Config, there: Targe
 def _relay(args: argparse.Namespace) -> int:
     from quanttui.remote import relay
 
-    return relay.run(_folder(args, configuration(args)))
+    return relay.run(_running(args, configuration(args)))
+
+
+def _running(args: argparse.Namespace, settings: config.Config) -> Path:
+    """The session that is named, else the latest one that runs, else the latest."""
+    from quanttui import session
+
+    sessions = paths.sessions_dir(settings.sessions_dir)
+    found = session.running(sessions) if args.session in (None, "latest") else None
+    return found or session.find(sessions, args.session)
 
 
 def _replay(args: argparse.Namespace) -> int:
@@ -548,7 +557,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 def _watch(args: argparse.Namespace, mode: Literal["attach", "replay"], **cursor: Any) -> int:
     settings = configuration(args)
-    folder = _folder(args, settings)
+    folder = _running(args, settings) if mode == "attach" else _folder(args, settings)
     _need_terminal(f"`quanttui report {folder}` and `quanttui snapshot {folder}` need none")
     _colour(settings)
     from quanttui.tui.app import Monitor

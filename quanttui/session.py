@@ -409,6 +409,17 @@ class _Request(msgspec.Struct, frozen=True):
     value: str | float = ""
 
 
+RECENT = 5
+"""So many of the latest sessions are looked at for one that runs."""
+
+
+def running(sessions: Path) -> Path | None:
+    """The latest session that somebody writes, None where there is none: what `attach` means by itself."""
+    folders = [folder for folder in sessions.glob("*/") if (folder / EVENTS).is_file()]
+    folders.sort(key=lambda folder: (folder / EVENTS).stat().st_mtime, reverse=True)
+    return next((folder for folder in folders[:RECENT] if status(load(folder), folder) == "running"), None)
+
+
 OWN = (FRAMES, CONTROL, MANIFEST, REMOTE, "raw", "stderr", "snapshots")
 """What a session's folder holds beside its log."""
 
@@ -511,8 +522,12 @@ def rows(folder: Path, arm: fold.Arm) -> Rows | None:
 
 
 def manifest(state: fold.State) -> dict[str, Any]:
-    """What somebody needs to know to repeat the session: versions, machine, settings, and every GGUF by sha256."""
-    files = [arm.file for arm in state.arms.values() if arm.file is not None]
+    """What somebody needs to know to repeat the session: versions, machine, settings, and every GGUF by sha256.
+
+    Of each: where it or what it was made from came from, `made_from` ("" for a file that was there), the importance
+    matrix that it was made with ("" if none is known of), and how many of its tensors really have which type.
+    """
+    files = [(arm.plan, arm.file) for arm in state.arms.values() if arm.file is not None]
     return {
         "schema": e.SCHEMA,
         "model": state.model,
@@ -522,8 +537,9 @@ def manifest(state: fold.State) -> dict[str, Any]:
         "settings": e.plain(state.settings),
         "files": [
             {"arm": file.arm, "quant": file.quant, "file": file.file, "bytes": file.bytes, "sha256": file.sha256,
-             "imatrix": file.imatrix, "tensor_types": file.tensor_types}
-            for file in files
+             "origin": plan.origin or "file", "made_from": plan.source, "imatrix": file.imatrix,
+             "tensor_types": file.tensor_types}
+            for plan, file in files
         ],
     }
 

@@ -6,6 +6,7 @@ import os
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from quanttui import events as e
@@ -14,7 +15,11 @@ from quanttui import state as fold
 from quanttui.errors import UserError
 
 
-def opened(folder: Path) -> session.Writer:
+OURS = psutil.Process().create_time()
+"""When this process began: a session that it opened then runs."""
+
+
+def opened(folder: Path, started: float = 1.0) -> session.Writer:
     writer = session.Writer(folder)
     writer.append(
         e.SessionOpened(
@@ -27,7 +32,7 @@ def opened(folder: Path) -> session.Writer:
             wall=1.7e9,
             origin_ns=writer.origin_ns,
             pid=os.getpid(),
-            pid_started=1.0,
+            pid_started=started,
         )
     )
     return writer
@@ -221,3 +226,41 @@ def test_a_writer_that_goes_on_makes_the_key_frames_that_are_missing(
                     break
             reader.close()
             assert fold.encode(session.read_frame(folder / session.FRAMES, frame)) == fold.encode(expected)
+
+
+def test_attach_finds_the_session_that_runs_before_a_later_one_that_ended(tmp_path: Path) -> None:
+    running, ended = session.create(tmp_path, "a"), session.create(tmp_path, "b")
+    opened(running, OURS).append(e.PhaseStarted(arm="A", phase="decode"))
+    assert session.running(tmp_path) == running
+    writer = opened(ended)
+    writer.append(e.SessionClosed(outcome="ok"))
+    writer.close()
+    os.utime(running / session.EVENTS, (1, 1))
+    assert session.find(tmp_path, None) == ended and session.running(tmp_path) == running
+
+
+def test_a_session_is_deleted_whole_and_nothing_beside_it(tmp_path: Path) -> None:
+    folder = session.create(tmp_path / "all", "a")
+    writer = opened(folder)
+    writer.append(e.SessionClosed(outcome="ok"))
+    writer.close()
+    (folder / "raw" / "A.nll").write_bytes(b"x")
+    (folder / "mine.txt").write_text("mine")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (folder / "raw" / "link").symlink_to(outside)
+    (tmp_path / "all" / "alias").symlink_to(folder)
+    for wrong in (tmp_path / "all" / "alias", outside, tmp_path / "all"):
+        with pytest.raises(UserError, match="nothing is deleted"):
+            session.delete(wrong, tmp_path / "all")
+    assert session.delete(folder, tmp_path / "all") == "mine.txt"
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"] and (outside / "kept").exists()
+
+
+def test_a_running_session_is_not_deleted(tmp_path: Path) -> None:
+    folder = session.create(tmp_path, "a")
+    opened(folder, OURS)
+    with pytest.raises(UserError, match="is running"):
+        session.delete(folder, tmp_path)
+    assert (folder / session.EVENTS).is_file()

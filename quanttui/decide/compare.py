@@ -107,7 +107,7 @@ class Side(msgspec.Struct, frozen=True):
     """One arm of the comparison. Text is clean, and `name` no other side's; a figure that is not known is None.
 
     `tok_s` ± `radius` (95 % sequence) over `repetitions`; `tainted`: it is not to be believed. `rate` is tok/s over the
-    token. `perplexity` over `chunks` of `planned`. `right` of `checked` answers.
+    token. `perplexity` over `chunks` of `planned`. `right` of `checked` of its `answers`.
     """
 
     name: str
@@ -127,6 +127,7 @@ class Side(msgspec.Struct, frozen=True):
     planned: int | None = None
     right: int = 0
     checked: int = 0
+    answers: int = 0
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -305,7 +306,8 @@ def letter(place: int) -> str:
 
 def _side(one: _Known) -> Side:
     judged, speed, quality = one.judged, one.judged.decode, one.arm.perplexity()
-    checked = [answer.correct for answer in answers(one.arm).values() if answer.correct is not None]
+    known = answers(one.arm)
+    checked = [answer.correct for answer in known.values() if answer.correct is not None]
     return Side(
         name=one.name,
         arm=judged.id,
@@ -324,6 +326,7 @@ def _side(one: _Known) -> Side:
         planned=one.arm.chunks_planned,
         right=sum(checked),
         checked=len(checked),
+        answers=len(known),
     )
 
 

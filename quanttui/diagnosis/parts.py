@@ -102,8 +102,27 @@ def slices_of(attempt: Attempt, parts: Iterable[Part]) -> list[Slice]:
     return [one for one in attempt.slices if one.at in begun]
 
 
+_PARTS: dict[tuple[int, int], tuple[Repetition, Settings, Part]] = {}
+"""Parts of repetitions that were asked for before, by the repetition's identity: it never changes, and its slices are
+told apart by their number. Small models have hundreds of repetitions, each asked for ten times a frame."""
+
+_MOST_PARTS = 20_000
+
+
 def of_repetition(one: Repetition, settings: Settings, slices: Sequence[Slice] = ()) -> Part:
     """A whole repetition by its own counters; those that the host does not give a process of itself, by its slices."""
+    key = id(one), len(slices)
+    known = _PARTS.get(key)
+    if known is not None and known[0] is one and known[1] is settings:
+        return known[2]
+    part = _of_repetition(one, settings, slices)
+    if len(_PARTS) >= _MOST_PARTS:
+        _PARTS.clear()
+    _PARTS[key] = one, settings, part
+    return part
+
+
+def _of_repetition(one: Repetition, settings: Settings, slices: Sequence[Slice]) -> Part:
     counted = one.counters
     pieces = [_sliced(piece, None) for piece in slices]
 

@@ -60,6 +60,9 @@ CATCHING_UP = 0.02
 PROGRESS = 2_000
 """Events waiting to be folded from which on the screen says how far it is."""
 
+STEADY = 0.95
+"""Seconds for which charts keep their bounds."""
+
 PATIENT = Rates(0.5, 0.5)
 """How often it says so."""
 
@@ -150,6 +153,7 @@ class Monitor(App[str], inherit_bindings=False):
         self._flag: flags.Flag | None = None
         self._summary, self._known = Summary("", None, None, (), "", ()), Known()
         self._charts = Charts()
+        self._drawn: tuple[object, float] = None, 0.0
         self._settled = self._over = self._chasing = False
         self._sought = True
         self._timer: Timer | None = None
@@ -342,7 +346,7 @@ class Monitor(App[str], inherit_bindings=False):
             at_end = self.feed.whole and self.state.n >= self.feed.tail.n
             self._over = at_end and self._status() != "running"
             self._summary = summarize(self.state, self._over, self._known)
-            self._charts = view.charts(self.state, self._summary, self._monitor.chart_columns(), tail)
+            self._draw_charts(tail)
         if not self._still:
             age = self.feed.age if self.cursor.mode == LIVE else None
             self._own = self._cost.now(self._driver, age, pace, self._log_words())
@@ -363,6 +367,14 @@ class Monitor(App[str], inherit_bindings=False):
             self._monitor.show(self.view, NUMBERS if due == "few" else DRAWN)
         elif due == "whole":
             page.follow(self.scene)
+
+    def _draw_charts(self, tail: fold.State | None) -> None:
+        """New charts, and so new bounds, at most once a second while nobody goes to another moment."""
+        columns, now = self._monitor.chart_columns(), time.monotonic()
+        place = self.state.arm, self.cursor.t, columns, self.folder
+        if place != self._drawn[0] or now - self._drawn[1] >= STEADY or self._still:
+            self._charts = view.charts(self.state, self._summary, columns, tail)
+            self._drawn = place, now
 
     @property
     def scene(self) -> Scene:
@@ -548,7 +560,9 @@ class Monitor(App[str], inherit_bindings=False):
             t = transport.neighbour([one.t for one in known], here, forward)
             found = next((one for one in known if one.t == t), None)
         if found is None:
-            self._say(f"no {'later' if forward else 'earlier'} flag: {len(known)} in this session")
+            other = "N goes back to the last one" if forward else "n goes to the next one"
+            count = f"{len(known)} in this session: {other}" if known else "none in this session"
+            self._say(f"no {'later' if forward else 'earlier'} flag; {count}")
             self.repaint()
             return
         t = found.t
@@ -610,10 +624,15 @@ class Monitor(App[str], inherit_bindings=False):
 
     def action_compare(self) -> None:
         if self.view is not None and len(self.state.arms) > 1:
-            self.push_screen(ComparePage(self._glyphs, self.colours, self.scene, self.chosen), self._returned)
+            self.push_screen(ComparePage(self._glyphs, self.colours, self.scene, self._measured()), self._returned)
         else:
             self._say("there is one quant only: w lists other sessions to compare with")
             self.repaint()
+
+    def _measured(self) -> str:
+        """The selected quant, else the last one that there is something to compare of."""
+        known = [one.id for one in self._summary.arms if one.decode is not None or one.perplexity is not None]
+        return self.chosen if self.chosen in known or not known else known[-1]
 
     def action_sessions(self) -> None:
         if self.view is not None and self._sessions is not None:

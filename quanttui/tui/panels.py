@@ -13,10 +13,10 @@ from quanttui.diagnosis import parts, windows
 from quanttui.diagnosis.case import Verdict
 from quanttui.diagnosis.windows import Bounds, Window
 from quanttui.flags import LEVELS
-from quanttui.format import ABSENT, clean, gib, percent, significant, size
+from quanttui.format import ABSENT, clean, clock, gib, percent, significant, size
 from quanttui.series import Series
 from quanttui.state import Arm, Attempt, State
-from quanttui.summary import ArmSummary, Summary, tainted
+from quanttui.summary import ArmSummary, Summary, peak, tainted
 from quanttui.tui.parts import Line, Metric, Panel, Share
 from quanttui.tui.trace import Trace, at_cursor, ceiling, joined, mapped, over_progress, over_time
 
@@ -28,6 +28,12 @@ LEAST_COLUMN = 0.5
 
 FRESH = 3.0
 """Seconds after which a rate is no longer said to be the present one."""
+
+WAITED = 0.1
+"""Share of the time in which some task waited for memory from which on it is said louder; it decides nothing."""
+
+PRESSURES = {1: ("normal", "dim"), 2: ("warning", "warn"), 4: ("critical", "bad")}
+"""macOS's levels of memory pressure."""
 
 PLACES = {
     "out-of-memory": "memory",
@@ -547,7 +553,7 @@ def memory(at: Now) -> tuple[Metric, Panel]:
         said,
         level,
         "memory",
-        ((((value, "memory"),), _engine(at, rss, own)), (tuple(legend), ())),
+        ((((value, "memory"),), _engine(at, rss, own)), (tuple(legend), (pressure(at.state),))),
         tuple(shares),
         trace,
         (upcoming(at, total, used - (own or 0.0)) or dotted, _sizes(trace)),
@@ -577,13 +583,56 @@ def _held(at: Now, rss: float | None) -> tuple[float, float]:
 
 
 def upcoming(at: Now, total: float, others: float) -> str:
-    """Whether the quant that comes next fits beside what others use."""
-    following = next((arm for arm in at.state.ordered if arm.outcome == "planned" and arm.plan.bytes), None)
-    if following is None or following.plan.bytes is None:
+    """Whether the quant that comes next fits beside what others use, and how fast it may be."""
+    coming = next((arm for arm in at.state.ordered if arm.outcome == "planned" and arm.plan.bytes), None)
+    one = next((one for one in at.summary.arms if coming is not None and one.id == clean(coming.id, 80)), None)
+    rate, needs = forecast(at, one) if one is not None else (None, None)
+    if one is None or needs is None:
         return ""
-    needs = following.plan.bytes
     fits = "fits" if needs < total - others else "does not fit"
-    return f"next {clean(following.id, 20)} needs ~{size(needs)}: {fits}"
+    speed = f", ~{significant(rate)} tok/s" if rate is not None else ""
+    return f"next {clean(one.id, 20)} needs ~{size(needs)}: {fits}{speed}"
+
+
+def forecast(at: Now, one: ArmSummary) -> tuple[float | None, float | None]:
+    """Speed and memory of a quant that has not begun, in tok/s and bytes.
+
+    The speed by one whose speed the memory bandwidth sets, the memory by what the last one needed beside its file.
+    """
+    if one.outcome != "planned" or not one.bytes:
+        return None, None
+    beside = [most - known.bytes for known in at.summary.arms if known.bytes and (most := peak(known)) is not None]
+    walls = [
+        known for known in at.summary.arms
+        if known.decode and known.bytes and any(v.code == "bandwidth-wall" for v in known.verdicts)
+    ]  # fmt: skip
+    known = walls[-1] if walls else None
+    rate = known.decode.tok_s * known.bytes / one.bytes if known and known.decode and known.bytes else None
+    return rate, one.bytes + max(0.0, beside[-1] if beside else 0.0)
+
+
+def pressure(state: State) -> tuple[str, str]:
+    """How much memory is waited for, by the source that this host has, and its role; "" without one."""
+    level = state.readings.get("mem.pressure")
+    if level is not None:
+        said, role = PRESSURES.get(int(level), ("?", "dim"))
+        return f"memorystatus {said}", role
+    waits = state.series.get("psi.memory.some/s")
+    if waits is None or waits.last is None or waits.last_x < state.t - FRESH:
+        return "", "dim"
+    share = waits.last / 1e6
+    return f"psi some {percent(share)} %", "warn" if share >= WAITED else "dim"
+
+
+def since(state: State, name: str) -> float | None:
+    """Since when a rate has not been zero, in session time; None where it is zero now, or not known."""
+    series = state.series.get(name)
+    if series is None or not series.last or series.last_x < state.t - FRESH:
+        return None
+    begun = len(series.sums) - 1
+    while begun > 0 and (series.sums[begun - 1] > 0 or not series.counts[begun - 1]):
+        begun -= 1
+    return begun * series.width
 
 
 def swap(at: Now) -> tuple[Metric, Panel]:
@@ -605,7 +654,9 @@ def swap(at: Now) -> tuple[Metric, Panel]:
     else:
         value = f"{size(used) if used else '0'} used"
         of = f" of {size(total)}" if total else ""
-        head = ((value, "swap"), (of, "dim"), (f"  {rates}", "text"))
+        begun = since(state, "swap.in/s")
+        told = f" since {clock(begun)}" if begun is not None else ""
+        head = ((value, "swap"), (of, "dim"), (f"  {rates}", "text"), (told, "warn"))
         metric = Metric("swap", value, "swap", said or rates, level, trace=at.charts.swap)
     second: Line = (("reread ", "dim"), (f"none: {again.why}" if again.why else again.value, "swap"))
     trace = at.charts.swap
@@ -748,6 +799,8 @@ def _waiting(at: Now, phase: str) -> str:
     settings = at.state.settings
     if phase == "decode" and (not settings.decode or not settings.repetitions or "speed" not in settings.tasks):
         return "not measured: the plan has no decoding"
+    if phase == "perplexity" and at.mine is not None and at.mine.ghost:
+        return "never: a ghost, its weights are random"
     if phase == "perplexity" and (settings.chunks == 0 or not {"ppl", "kld"} & set(settings.tasks)):
         return "not measured: the plan has no perplexity"
     if at.mine is not None and at.mine.outcome not in ("ok", "running", "planned"):

@@ -260,8 +260,8 @@ def _steps(at: Now, fraction: float) -> tuple[Step, ...]:
         "load": True,
         "prompt": "speed" in settings.tasks and settings.prompt > 0 and settings.repetitions > 0,
         "decode": "speed" in settings.tasks and settings.decode > 0 and settings.repetitions > 0,
-        "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
-        "task": "prompts" in settings.tasks,
+        "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0 and not at.arm.plan.ghost,
+        "task": "prompts" in settings.tasks and not at.arm.plan.ghost,
     }
     steps = [Step(short(at.state.phase), fraction)] if at.running("anchor") or at.running("warm") else []
     for phase, is_wanted in wanted.items():
@@ -329,7 +329,7 @@ def _row(at: Now, one: ArmSummary) -> Row:
     file_unit, unit = _file_unit(at.summary)[1], _memory_unit(at.summary)[1]
     energy = one.energy
     most = peak(one)
-    guess, needs = _predicted(at, one)
+    guess, needs = panels.forecast(at, one)
     cells: dict[str, Span] = {
         "quant": (f"{glyph}{clean(one.id, 24)}", role),
         "size": (significant(one.bytes / file_unit) if one.bytes is not None else ABSENT, "text"),
@@ -374,7 +374,7 @@ def _quality(at: Now, one: ArmSummary) -> Span:
     """The perplexity; `@12` chunks where the quants are scored over different ones, whose values do not compare."""
     found = one.perplexity
     if found is None:
-        return ABSENT, "dim"
+        return "ghost" if one.ghost else ABSENT, "dim"
     over = f"@{found.chunks}" if any(arm.delta and arm.delta.of_text for arm in at.summary.arms) else ""
     return f"{panels.ppl(found.value)}{over}{'…' if found.running else ''}", "text"
 
@@ -409,23 +409,6 @@ def _right(one: ArmSummary) -> Span:
     answers, planned = sum(score.answers for score in one.scores), sum(score.planned for score in one.scores)
     running = "…" if answers < planned and one.outcome == "running" else ""
     return (f"{right}/{checked}{running}" if checked else f"{answers} answers{running}"), "text"
-
-
-def _predicted(at: Now, one: ArmSummary) -> tuple[float | None, float | None]:
-    """Speed and memory of a quant that has not begun.
-
-    The speed by one whose speed the memory bandwidth sets, the memory by what the last one needed beside its file.
-    """
-    if one.outcome != "planned" or not one.bytes:
-        return None, None
-    beside = [most - known.bytes for known in at.summary.arms if known.bytes and (most := peak(known)) is not None]
-    walls = [
-        known for known in at.summary.arms
-        if known.decode and known.bytes and any(v.code == "bandwidth-wall" for v in known.verdicts)
-    ]  # fmt: skip
-    known = walls[-1] if walls else None
-    rate = known.decode.tok_s * known.bytes / one.bytes if known and known.decode and known.bytes else None
-    return rate, one.bytes + max(0.0, beside[-1] if beside else 0.0)
 
 
 def _judged(at: Now, one: ArmSummary) -> Span:
