@@ -621,7 +621,7 @@ def pressure(state: State) -> tuple[str, str]:
     if waits is None or waits.last is None or waits.last_x < state.t - FRESH:
         return "", "dim"
     share = waits.last / 1e6
-    return f"psi some {percent(share)} %", "warn" if share >= WAITED else "dim"
+    return f"psi {percent(share)} %", "warn" if share >= WAITED else "dim"
 
 
 def since(state: State, name: str) -> float | None:
