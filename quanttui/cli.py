@@ -31,12 +31,17 @@ GUIDE = """\
 quanttui runs every quant of one model, shows live what each costs and loses, and says which numbers to believe.
 
   quanttui                                  choose a model, its quants, and go
-  quanttui demo                             the shipped pocket model, about a minute, nothing to download
+  quanttui demo                             the shipped pocket model, about two minutes, nothing to download
   quanttui run FOLDER                       every GGUF in a folder
   quanttui run F16.gguf --quants common     quantize one F16 GGUF to the eleven common levels, and sweep them
-  quanttui attach                           watch the running sweep from another terminal
+  quanttui attach [USER@HOST]               watch the running sweep from another terminal, or another machine
   quanttui replay SESSION                   watch a recorded one again
   quanttui report                           the latest session in figures; `quanttui sessions` lists them all
+  quanttui models                           what is on this machine: folders, Hugging Face cache, Ollama, LM Studio
+  quanttui plan MODEL                       what fits, how fast and how long, before anything runs
+  quanttui fetch hf:ORG/REPO                a repository's quants with what fits; with :QUANT they are downloaded
+  quanttui run ghost:llama-3.1-8b           speed and memory of a model before it is downloaded: random weights
+  quanttui quantize F16.gguf --to common    make quants; quanttui imatrix computes an importance matrix
   quanttui audit TABLE.csv                  published figures: which cannot be what they claim
   quanttui doctor                           what this machine can tell; --self-check, --observer
 
@@ -204,14 +209,18 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     kinds = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     commands: dict[str, _Parser] = {}
     for name, act, says, add in (
-        ("demo", _demo, "sweep the shipped pocket model", (_sweep_flags,)),
-        ("run", _run, "sweep the quants of a model", (_models, _sweep_flags)),
+        ("demo", _demo, "sweep the shipped pocket model", (_ghosts, _sweep_flags)),
+        ("run", _run, "sweep the quants of a model", (_models, _yes, _sweep_flags)),
         ("attach", _attach, "watch a running sweep, here or on another machine", (_target, _screen_flags)),
         ("replay", _replay, "watch a recorded sweep again", (_session, _replay_flags, _screen_flags)),
         ("snapshot", _snapshot, "write the screen at some moment as SVG, text and JSON", (_session, _snapshot_flags)),
         ("sessions", _sessions, "list the sessions", ()),
         ("models", _models_here, "list the models on this machine", (_model_folders,)),
+        ("fetch", _fetch, "list a Hugging Face repository's quants and what fits, or download some", (_fetch_flags,)),
         ("plan", _plan, "say what fits, how fast and how long, before anything runs", (_plan_flags,)),
+        ("ghost", _ghost, "write random-weight models of real shapes, or list the shapes", (_ghost_flags,)),
+        ("quantize", _quantize, "make quants of an F32, F16 or BF16 GGUF", (_quantize_flags,)),
+        ("imatrix", _imatrix, "compute an importance matrix over a text of yours", (_imatrix_flags,)),
         ("report", _report, "print a session's figures", (_session, _report_flags)),
         ("audit", _audit, "judge a table of published figures by arithmetic", (_audit_flags,)),
         ("web", _web, "the same screens in a browser", (_web_flags,)),
@@ -250,14 +259,83 @@ def _model_folders(parser: _Parser) -> None:
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="look there too")
 
 
+def _fetch_flags(parser: _Parser) -> None:
+    says = "without a quant it is listed; several with commas"
+    parser.add_argument("models", nargs="+", metavar="hf:ORG/REPO:QUANT", help=says)
+    _yes(parser)
+
+
+def _yes(parser: _Parser) -> None:
+    parser.add_argument("--yes", action="store_true", help="download without asking")
+
+
+def _ghosts(parser: _Parser) -> None:
+    says = "without the three random-weight models (0.7 GB in the cache)"
+    parser.add_argument("--no-ghosts", action="store_true", help=says)
+
+
+def _ghost_flags(parser: _Parser) -> None:
+    says = "a known shape, a config.json, or a GGUF; left out: the shapes that are known"
+    parser.add_argument("arch", nargs="?", metavar="ARCH", help=says)
+    parser.add_argument("--out", metavar="DIR", default=".", help="folder to write to (default: here)")
+    _setting(parser, "quants")
+
+
+def _quantize_flags(parser: _Parser) -> None:
+    says = "an F32, F16 or BF16 GGUF, or a folder with one"
+    parser.add_argument("source", metavar="F16.gguf", help=says)
+    parser.add_argument("--to", metavar="A,B", required=True, help="quants to make: names, common, all")
+    parser.add_argument("--out", metavar="DIR", default="", help="folder to write to; left out: the cache of quants")
+    parser.add_argument("--imatrix", metavar="FILE", default="", help="importance matrix, in the GGUF or the .dat form")
+    parser.add_argument(
+        "--tensor-type", metavar="REGEX=TYPE", dest="tensor_types", action="append", default=[],
+        help="type of the tensors with REGEX in their name, as of llama-quantize; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say the sizes, write nothing")
+    parser.add_argument("--force", action="store_true", help="replace files of --out that are there already")
+    _setting(parser, "threads")
+
+
+def _imatrix_flags(parser: _Parser) -> None:
+    parser.add_argument("source", metavar="F16.gguf", help="the model that it is to be of")
+    parser.add_argument("--text", metavar="FILE", dest="calibration", required=True, help="text to compute it over")
+    parser.add_argument("--out", metavar="FILE", default="", help="left out: NAME.imatrix.gguf, here")
+    parser.add_argument("--form", choices=("gguf", "dat"), default="", help="left out: what --out ends in, else gguf")
+    parser.add_argument("--chunks", type=_count, metavar="N", dest="calibration_chunks", help="chunks of the text")
+    parser.add_argument(
+        "--ctx", type=_count, metavar="N", dest="calibration_ctx", default=512, help="tokens of a chunk (default 512)"
+    )
+    parser.add_argument(
+        "--gain", metavar="A,B", nargs="?", const="Q4_K_M,Q2_K", default="",
+        help="and say what it buys: perplexity of these quants without and with it (default Q4_K_M,Q2_K)",
+    )  # fmt: skip
+    says = "text of the gain; left out: the end of --text"
+    parser.add_argument("--eval", metavar="FILE", dest="evaluation", default="", help=says)
+    parser.add_argument("--eval-chunks", type=_count, metavar="N", dest="evaluation_chunks", help="chunks of it")
+    parser.add_argument("--force", action="store_true", help="replace the file if it is there already")
+    for key in ("threads", "gpu_layers"):
+        _setting(parser, key)
+
+
+def _setting(parser: argparse._ActionsContainer, key: str) -> None:
+    """A key of the configuration as a flag."""
+    short, metavar, told = MEASURED[key]
+    parser.add_argument(_flag(key), *short, dest=key, metavar=metavar, help=f"{told} ({config.allowed(key)})")
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{clean(text, 40)}: must be a whole number from 1 on")
+    return int(text)
+
+
 def _plan_flags(parser: _Parser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="as for `quanttui run`, or ghost:NAME")
     parser.add_argument("--memory", metavar="A,B", default="", help="memories to plan for, such as 16,32")
     says = "contexts to plan for: 4k,32k; several of these or of --memory print a matrix"
     parser.add_argument("--ctx", dest="contexts", metavar="N,M", default="", help=says)
     for key in ("quants", "tasks", "until", "kv", "threads", "gpu_layers", "batch", "ubatch", "bandwidth"):
-        short, metavar, told = MEASURED[key]
-        parser.add_argument(_flag(key), *short, dest=key, metavar=metavar, help=f"{told} ({config.allowed(key)})")
+        _setting(parser, key)
 
 
 def _sweep_flags(parser: _Parser) -> None:
@@ -267,9 +345,8 @@ def _sweep_flags(parser: _Parser) -> None:
     where.add_argument("--headless", action="store_true", help="plain lines instead of the screen")
     where.add_argument("--detach", action="store_true", help="run on in the background and give the prompt back")
     measured = parser.add_argument_group("what is measured, and how")
-    for key, (short, metavar, says) in MEASURED.items():
-        allowed = config.allowed(key)
-        measured.add_argument(_flag(key), *short, dest=key, metavar=metavar, help=f"{says} ({allowed})")
+    for key in MEASURED:
+        _setting(measured, key)
     measured.add_argument("--full", dest="until", action="store_const", const="full", help="the same as --until full")
     measured.add_argument(
         "--polite", action="store_const", const="true", help="wait before each timed unit until the machine is idle"
@@ -423,7 +500,12 @@ def _demo(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     if not args.models and not args.resume:
         raise UserError("MODEL: give a folder of GGUFs or a GGUF, or `--resume DIR`; `quanttui demo` needs none")
-    return _sweep(args, configuration(args))
+    settings = configuration(args)
+    if any(model.lower().startswith("hf:") for model in args.models):
+        from quanttui.models.fetch import command
+
+        command.ensure(args.models, paths.cache_dir(settings.cache_dir), yes=args.yes)
+    return _sweep(args, settings)
 
 
 def _sweep(args: argparse.Namespace, settings: config.Config) -> int:
@@ -462,6 +544,7 @@ def request(args: argparse.Namespace, settings: config.Config) -> Request:
         headless=args.headless,
         detach=args.detach,
         demo=args.command == "demo",
+        ghosts=args.command == "demo" and not args.no_ghosts,
         sessions_dir=paths.sessions_dir(settings.sessions_dir),
         cache_dir=paths.cache_dir(settings.cache_dir),
         cache_bytes=int(settings.cache_gib * 2**30),
@@ -600,6 +683,61 @@ def _models_here(args: argparse.Namespace) -> int:
 
     cache = paths.cache_dir(configuration(args).cache_dir)
     found = find.find(find.places(os.environ, args.folders, cache=cache), cache)
+    _print(args, told.data(found), told.report(found))
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from quanttui.models.fetch import command
+
+    settings = configuration(args)
+    cache = paths.cache_dir(settings.cache_dir)
+    return command.run(args.models, config.settings(settings), cache, yes=args.yes, as_json=args.json)
+
+
+def _ghost(args: argparse.Namespace) -> int:
+    from quanttui.models import tiles
+    from quanttui.report import ghost as told
+
+    if not args.arch:
+        _print(args, told.data(), told.known())
+        return 0
+    quants = ",".join(configuration(args).quants)
+    files = tiles.wanted(args.arch, quants, Path(args.out).expanduser())
+    print(told.sizes([(one.path, one.bytes, one.is_there) for one in files]), flush=True)
+    for one in files:
+        for _ in () if one.is_there else tiles.write(one.header, one.path):
+            pass
+    return 0
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from quanttui.report import make as told
+    from quanttui.sweep import make
+
+    settings = configuration(args)
+    asked = make.Asked(
+        source=args.source, to=args.to, out=args.out, imatrix=args.imatrix, tensor_types=tuple(args.tensor_types),
+        dry_run=args.dry_run, force=args.force, threads=settings.threads, cache=paths.cache_dir(settings.cache_dir),
+        cache_bytes=int(settings.cache_gib * 2**30),
+    )  # fmt: skip
+    found = make.run(asked, make.Progress(sys.stderr))
+    _print(args, told.data(found), told.report(found))
+    return 0 if found.ok else 1
+
+
+def _imatrix(args: argparse.Namespace) -> int:
+    from quanttui.report import make as told
+    from quanttui.sweep import imatrix, make
+
+    settings = configuration(args)
+    asked = imatrix.Asked(
+        source=args.source, text=args.calibration, out=args.out, form=args.form, chunks=args.calibration_chunks,
+        context=args.calibration_ctx, gain=args.gain, evaluation=args.evaluation,
+        evaluation_chunks=args.evaluation_chunks, force=args.force, settings=config.settings(settings),
+        cache=paths.cache_dir(settings.cache_dir), cache_bytes=int(settings.cache_gib * 2**30),
+    )  # fmt: skip
+    found = imatrix.run(asked, make.Progress(sys.stderr))
     _print(args, told.data(found), told.report(found))
     return 0
 

@@ -193,7 +193,10 @@ class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One quant of the plan. `file` exists already, or is to be made from `source` by quantizing to `quant`.
 
     `id` is unique in the session and safe to print; `bytes` is the file's size, or its estimate while to be made.
-    `kv` is the KV cache's type where the arm has one of its own, "" where the settings' holds.
+    `kv` is the KV cache's type where the arm has one of its own, "" where the settings' holds. `origin` is where the
+    file, or what it is made from, came from: `hf:org/repo@commit`, `ollama:name:tag`, "" for a file of this machine.
+    `ghost`: its weights are random, so it has a speed and a memory, and no quality; `source` then names its shape.
+    `prompt`, `decode`: tokens of a repetition where the arm has its own, 0 where the settings' hold.
     """
 
     id: str
@@ -203,6 +206,10 @@ class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     imatrix: str = ""
     bytes: int | None = None
     kv: str = ""
+    origin: str = ""
+    ghost: bool = False
+    prompt: int = 0
+    decode: int = 0
 
 
 class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):

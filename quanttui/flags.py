@@ -74,7 +74,8 @@ def _judged(state: State, arm: Arm, one: ArmSummary, ends: dict[tuple[str, str],
     for verdict in one.verdicts:
         if verdict.kind != "contaminated" and one.outcome == "running":
             continue
-        text = f"{clean(one.id, 24)} {brief(verdict.phase)}: {clean(verdict.sentence)}"
+        whose = " ".join(filter(None, (clean(one.id, 24), brief(verdict.phase))))
+        text = f"{whose}: {clean(verdict.sentence)}"
         stretch = begun.get(verdict.code)
         level = LEVELS[verdict.kind]
         if stretch is not None:

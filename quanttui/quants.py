@@ -195,31 +195,33 @@ def named(name: str) -> Quant | None:
     return BY_NAME.get(ALIASES.get(key, key))
 
 
-def parse(spec: str) -> tuple[Quant, ...]:
+def parse(spec: str, flag: str = "--quants") -> tuple[Quant, ...]:
     """The quants that a list such as "Q8_0,q4_k_m", "common", "all" or "common,F16" names, each once, largest first.
+
+    `flag` is what an error calls the list.
 
     Raises:
         UserError: a name that llama.cpp does not have or cannot write, with what comes near it; an empty list.
     """
     chosen: dict[str, Quant] = {}
     for word in filter(None, (part.strip() for part in spec.split(","))):
-        for quant in _group(word):
+        for quant in _group(word, flag):
             chosen[quant.name] = quant
     if not chosen:
-        raise UserError("--quants names no quant: give a list such as Q8_0,Q4_K_M, or common, or all")
+        raise UserError(f"{flag} names no quant: give a list such as Q8_0,Q4_K_M, or common, or all")
     return largest_first(chosen.values())
 
 
-def _group(word: str) -> tuple[Quant, ...]:
+def _group(word: str, flag: str) -> tuple[Quant, ...]:
     if word.lower() == "common":
         return COMMON
     if word.lower() == "all":
         return tuple(quant for quant in QUANTS if quant.writable)
     quant = named(word)
     if quant is None:
-        raise UserError(f"--quants: there is no quant {clean(word, 40)!r}{_near(word)}")
+        raise UserError(f"{flag}: there is no quant {clean(word, 40)!r}{_near(word)}")
     if not quant.writable:
-        raise UserError(f"--quants: llama.cpp reads {quant.name} but cannot quantize to it; leave it out")
+        raise UserError(f"{flag}: llama.cpp reads {quant.name} but cannot quantize to it; leave it out")
     return (quant,)
 
 

@@ -12,6 +12,7 @@ A line that was torn by a crash is skipped by every reader and cut off by the ne
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -377,8 +378,8 @@ def listing(sessions: Path) -> list[Info]:
     """The sessions in a folder, newest first. What is no session is left out."""
     found = []
     for folder in sorted(sessions.glob("*/")) if sessions.is_dir() else []:
-        if (folder / EVENTS).is_file():
-            with suppress(UserError):
+        with suppress(UserError, OSError):
+            if (folder / EVENTS).is_file():
                 found.append(info(folder))
     return sorted(found, key=lambda one: one.wall, reverse=True)
 
@@ -408,6 +409,9 @@ class _Request(msgspec.Struct, frozen=True):
     arm: str = ""
     value: str | float = ""
 
+
+LONGEST_NAME = 120
+"""Characters of a file's name."""
 
 RECENT = 5
 """So many of the latest sessions are looked at for one that runs."""
@@ -485,8 +489,14 @@ def requests(folder: Path, offset: int) -> Iterator[e.Control]:
 
 
 def part(folder: Path, kind: str, name: str) -> Path:
-    """Where a file of the session lies: `kind` is raw, stderr or snapshots. The name cannot leave the folder."""
-    return folder / kind / re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")
+    """Where a file of the session lies: `kind` is raw, stderr or snapshots. The name cannot leave the folder, nor be
+    too long for it; names that must be changed stay apart by their digest."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")
+    if plain != name or len(plain) > LONGEST_NAME:
+        stem, dot, ending = plain.rpartition(".")
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        plain = f"{(stem or ending)[: LONGEST_NAME - 40]}-{digest}{dot}{ending[:20] if stem else ''}"
+    return folder / kind / plain
 
 
 def rows(folder: Path, arm: fold.Arm) -> Rows | None:

@@ -7,7 +7,7 @@ cannot disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -175,7 +175,7 @@ class ArmSummary(msgspec.Struct, frozen=True):
 
     `outcome` is planned, running, or one of events.OUTCOMES; `attempt` the latest one's number, 0 before the first.
     `bytes` is an estimate while the file is to be made. `tainted`: the decode figures are contaminated. `pinned`: the
-    arm is running, whatever the rows are sorted by.
+    arm is running, whatever the rows are sorted by. `ghost`: its weights are random, it has no quality.
     """
 
     id: str
@@ -206,6 +206,7 @@ class ArmSummary(msgspec.Struct, frozen=True):
     drift: float | None = None
     placed: Placed | None = None
     scores: tuple[Score, ...] = ()
+    ghost: bool = False
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -263,7 +264,7 @@ def summarize(state: State, over: bool = False, known: Known | None = None) -> S
         model=clean(state.model),
         host=state.host,
         build=state.build,
-        notes=(*(clean(note) for note in state.opened.notes), *twins(state)) if state.opened else (),
+        notes=(*(clean(note) for note in state.opened.notes), *ghosts(state), *twins(state)) if state.opened else (),
         base=base.id if base else "",
         arms=arms,
         floor=drift.floor(state),
@@ -271,14 +272,28 @@ def summarize(state: State, over: bool = False, known: Known | None = None) -> S
     )
 
 
-def _thriftiest(arms: Iterable[ArmSummary]) -> str:
-    """The arm with the most tok/s per watt. A tainted figure never wins."""
-    known = [(arm.energy.tok_s_per_w, arm.id) for arm in arms if _counts(arm) and arm.energy and arm.energy.tok_s_per_w]
+def _thriftiest(arms: Sequence[ArmSummary]) -> str:
+    """The arm with the most tok/s per watt. A tainted figure never wins, nor a ghost beside a model."""
+    able = [arm for arm in arms if not arm.ghost] or arms
+    known = [(arm.energy.tok_s_per_w, arm.id) for arm in able if _counts(arm) and arm.energy and arm.energy.tok_s_per_w]
     return max(known, key=lambda one: one[0] or 0.0)[1] if len(known) > 1 else ""
 
 
 def _counts(arm: ArmSummary) -> bool:
     return arm.outcome == "ok" and arm.energy is not None and not arm.energy.tainted
+
+
+def ghosts(state: State) -> tuple[str, ...]:
+    """A line about the arms whose weights are random, where there are any."""
+    found = [arm.plan for arm in state.arms.values() if arm.plan.ghost]
+    if not found:
+        return ()
+    own = {(plan.prompt, plan.decode) for plan in found} - {(0, 0)}
+    shorter = "; ".join(f"repetitions of {prompt} prompt and {decode} decode tokens" for prompt, decode in sorted(own))
+    return (
+        f"{', '.join(clean(plan.id, 40) for plan in found)}: ghosts, real shapes with random weights: a speed and a "
+        f"memory, never a perplexity{f' ({shorter})' if shorter else ''}",
+    )
 
 
 def twins(state: State) -> tuple[str, ...]:
@@ -337,6 +352,7 @@ def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         drift=drift.of(state, arm),
         placed=_placed(state, arm),
         scores=_scores(arm),
+        ghost=arm.plan.ghost,
     )
 
 
@@ -635,14 +651,13 @@ def eta(state: State) -> float | None:
         return None
     stretches = _stretches(state)
     paces = _paces(stretches.values())
-    if any(phase not in paces for phase in _asked(state)):
+    if any((phase, None) not in paces for phase in _asked(state)):
         return None
     now = _under_way(state)
-    left = _rounds_left(state) * paces.get("anchor", 0.0)
+    left = _rounds_left(state) * paces.get(("anchor", None), 0.0)
     for arm in state.arms.values():
         for phase in _OF_AN_ARM:
-            if phase in paces:
-                left += paces[phase] * _work(arm, phase) * _left(state, arm, phase, stretches, now)
+            left += (_takes(arm, phase, paces) or 0.0) * _left(state, arm, phase, stretches, now)
     return left + (_phase_left(state, stretches)[1] or 0.0)
 
 
@@ -687,20 +702,20 @@ def _phase_left(state: State, stretches: dict[_Key, _Stretch]) -> tuple[float, f
     now = stretches[key]
     if now.done > 0:
         return now.done, max(0.0, now.whole - now.seconds)
-    pace = _paces(stretches.values()).get(now.phase)
-    return 0.0, None if pace is None else max(0.0, pace * _work(now.arm, now.phase) - now.seconds)
+    whole = _takes(now.arm, now.phase, _paces(stretches.values()))
+    return 0.0, None if whole is None else max(0.0, whole - now.seconds)
 
 
 def _asked(state: State) -> list[str]:
-    """The phases that every arm goes through by the settings."""
-    settings = state.settings
+    """The phases that every arm goes through by the settings: those of a quality only where not all are ghosts."""
+    settings, scored = state.settings, bool(paired.scored(state))
     speed = "speed" in settings.tasks and settings.repetitions > 0
     asked = {
         "load": True,
         "prompt": speed and settings.prompt > 0,
         "decode": speed and settings.decode > 0,
-        "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
-        "task": "prompts" in settings.tasks,
+        "perplexity": scored and bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
+        "task": scored and "prompts" in settings.tasks,
     }
     return [phase for phase, wanted in asked.items() if wanted]
 
@@ -847,16 +862,28 @@ def _test_share(state: State, attempt: Attempt, kind: str, depth: int, wanted: i
     return min(share, max(near, spent))
 
 
-def _paces(stretches: Iterable[_Stretch]) -> dict[str, float]:
-    """Seconds that each phase takes for a unit of work, over all arms, the phase under way by its part that is done."""
-    seconds: dict[str, float] = {}
-    work: dict[str, float] = {}
+_Pace = tuple[str, "bool | None"]
+"""A phase, and of which arms: ghosts, models, or (None) whichever."""
+
+
+def _paces(stretches: Iterable[_Stretch]) -> dict[_Pace, float]:
+    """Seconds that each phase takes for a unit of work, the phase under way by its part that is done: over ghosts and
+    over what is none, which may be of quite another size; and for an arm, whichever it is."""
+    seconds: dict[_Pace, float] = {}
+    work: dict[_Pace, float] = {}
     for one in stretches:
         if one.failed or one.done <= 0:
             continue
-        seconds[one.phase] = seconds.get(one.phase, 0.0) + one.seconds - one.since
-        work[one.phase] = work.get(one.phase, 0.0) + one.done * _work(one.arm, one.phase)
-    return {phase: seconds[phase] / work[phase] for phase in work}
+        for key, each in (((one.phase, one.arm.plan.ghost), _work(one.arm, one.phase)), ((one.phase, None), 1.0)):
+            seconds[key] = seconds.get(key, 0.0) + one.seconds - one.since
+            work[key] = work.get(key, 0.0) + one.done * each
+    return {key: seconds[key] / work[key] for key in work}
+
+
+def _takes(arm: Arm, phase: str, paces: dict[_Pace, float]) -> float | None:
+    """Seconds that a phase takes of an arm, by others of its kind, without any by all; None where none was seen."""
+    pace = paces.get((phase, arm.plan.ghost))
+    return pace * _work(arm, phase) if pace is not None else paces.get((phase, None))
 
 
 def _work(arm: Arm, phase: str) -> float:
@@ -865,6 +892,8 @@ def _work(arm: Arm, phase: str) -> float:
 
 def _left(state: State, arm: Arm, phase: str, stretches: dict[_Key, _Stretch], now: _Key | None) -> float:
     """The share of an arm's phase that is still to come, what is under way left out."""
+    if arm.plan.ghost and phase in ("perplexity", "task"):
+        return 0.0
     if arm.outcome == "planned":
         return _chunks_left(state, arm) if phase == "perplexity" else float(phase != "quantize" or not arm.plan.file)
     if arm.outcome != "running":
@@ -887,14 +916,16 @@ def _chunks_left(state: State, arm: Arm) -> float:
 
     A deciding sweep scores the base as long as any other arm is undecided.
     """
+    if arm.plan.ghost:
+        return 0.0
     planned = arm.chunks_planned
     left = 1.0 if not planned else max(0.0, 1 - len(arm.chunks) / planned)
     base = paired.planned_base(state) if state.settings.until == "decided" else None
-    if base is None or len(state.arms) < 2:
+    if base is None or len(paired.scored(state)) < 2:
         return left
     if arm is not base:
         return 0.0 if paired.call(state, arm, base).call else left
-    others = [one for one in state.arms.values() if one is not base and one.outcome in ("planned", "running")]
+    others = [one for one in paired.scored(state) if one is not base and one.outcome in ("planned", "running")]
     return left if any(not paired.call(state, one, base).call for one in others) else 0.0
 
 

@@ -36,7 +36,7 @@ LOG = builders.events(*MIXED, notes=("CPU-only build: the GPU is not used",), cl
 KEYS = {
     "id", "quant", "kv", "settings", "outcome", "error", "bytes", "bits_per_weight", "tensor_types", "prompt", "decode",
     "depths", "perplexity", "paired", "kld", "decision", "peak_memory", "energy", "placed", "tainted", "reproduced",
-    "disturbed", "drift", "verdicts",
+    "disturbed", "drift", "verdicts", "ghost",
 }  # fmt: skip
 PARTS = {
     "settings": {

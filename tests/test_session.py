@@ -14,7 +14,6 @@ from quanttui import session
 from quanttui import state as fold
 from quanttui.errors import UserError
 
-
 OURS = psutil.Process().create_time()
 """When this process began: a session that it opened then runs."""
 

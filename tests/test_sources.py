@@ -229,13 +229,6 @@ def test_a_model_is_one_though_its_files_disagree_on_the_name(tmp_path: Path) ->
 # -- what is refused
 
 
-@pytest.mark.parametrize("argument", ["hf:org/repo", "ghost:llama-8b", "HF:org/repo"])
-def test_sources_to_come_are_refused_with_what_to_give_instead(argument: str) -> None:
-    """They are known, not available in this version, and the line says what is."""
-    with pytest.raises(UserError, match=r"not available in this version.*GGUF"):
-        sources.resolve([argument])
-
-
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     """No argument, no such file, an empty folder, nonsense quants: each has its line."""
     whole = str(_write(tmp_path, "m-f16.gguf"))

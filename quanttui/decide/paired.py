@@ -38,13 +38,18 @@ def size(arm: Arm) -> int:
 
 def base_of(state: State) -> Arm | None:
     """The arm that the others are held against, of those that have chunks."""
-    return choose(state.settings, [arm for arm in state.arms.values() if arm.chunks])
+    return choose(state.settings, [arm for arm in scored(state) if arm.chunks])
 
 
 def planned_base(state: State) -> Arm | None:
     """The same, of all arms that have or may still get chunks."""
-    able = [arm for arm in state.arms.values() if arm.chunks or arm.outcome in ("planned", "running")]
+    able = [arm for arm in scored(state) if arm.chunks or arm.outcome in ("planned", "running")]
     return choose(state.settings, able)
+
+
+def scored(state: State) -> list[Arm]:
+    """The arms that have a quality: all but ghosts, whose weights are random."""
+    return [arm for arm in state.arms.values() if not arm.plan.ghost]
 
 
 def choose(settings: Settings, arms: list[Arm]) -> Arm | None:

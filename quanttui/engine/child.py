@@ -140,6 +140,8 @@ class Engine:
             self._generate(request)
         elif isinstance(request, protocol.Quantize):
             self._quantize(request)
+        elif isinstance(request, protocol.Imatrix):
+            self._imatrix(request)
         elif isinstance(request, protocol.Bandwidth):
             self._tell(_bandwidth(request))
         elif isinstance(request, protocol.Kernels):
@@ -383,8 +385,42 @@ class Engine:
             request.threads,
             self.log,
             self._progress(request.arm, "quantize"),
+            request.tensor_types,
         )
         os.replace(request.partial, request.target)
+
+    def _imatrix(self, request: protocol.Imatrix) -> None:
+        from quanttui.models import imatrix
+
+        self._forget()
+        model, progress = self._loaded(), self._progress(request.arm, "imatrix")
+
+        def told(done: int, of: int) -> None:
+            if self.abort.raised:
+                raise self._llama.Aborted
+            progress(done / of)
+
+        collected = imatrix.collect(
+            model.handle,
+            model.tokenize(self._llama.text_of(request.text)).tolist(),
+            self._arm,
+            n_ctx=request.context,
+            chunks=request.chunks,
+            threads=self._settings.threads or None,
+            progress=told,
+        )
+        imatrix.save(request.partial, collected, request.dataset or request.text, request.form)
+        os.replace(request.partial, request.target)
+        experts = [counts for counts in collected.counts.values() if len(counts) > 1]
+        self._tell(
+            protocol.Summed(
+                chunks=collected.chunks,
+                tokens=collected.chunks * collected.n_ctx,
+                entries=len(collected.sums),
+                experts=sum(len(counts) for counts in experts),
+                silent=sum(int((counts == 0).sum()) for counts in experts),
+            )
+        )
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from quanttui.errors import UserError
 from quanttui.events import Build, Settings
 from quanttui.format import clean, size
 from quanttui.measure.speed import TokenArray, Vocabulary
+from quanttui.quants import TENSOR_TYPES
 
 KV_TYPES = {
     "f32": lib.GGML_TYPE_F32,
@@ -605,16 +606,20 @@ def quantize(
     threads: int,
     log: Log,
     progress: Callable[[float], None],
+    tensor_types: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Quantize a GGUF into another: `ftype` is the llama_ftype of `quant`, `imatrix` a file or "".
+    """Quantize a GGUF into another as llama-quantize does, to the byte.
+
+    `ftype` is the llama_ftype of `quant`, `imatrix` a file or "", `tensor_types` patterns of names with ggml's names of
+    types.
 
     Raises:
         LlamaError: llama.cpp refuses (an importance matrix is needed, the source is quantized already, a full disk).
-        UserError: the importance matrix cannot be read.
+        UserError: the importance matrix cannot be read, or is of another model.
     """
     log.mark()
     params = put(lib.llama_model_quantize_default_params(), ftype=ftype, nthread=threads)
-    held = _with_imatrix(params, imatrix)
+    held = [*_with_imatrix(params, imatrix, source), *_with_types(params, tensor_types)]
 
     def told(line: str) -> None:
         match = _STEP.search(line)
@@ -654,13 +659,16 @@ def _room(folder: Path) -> str:
     return f": its disk has {size(shutil.disk_usage(folder).free)} free"
 
 
-def _with_imatrix(params: Any, imatrix: str) -> list[Any]:
+def _with_imatrix(params: Any, imatrix: str, source: str) -> list[Any]:
     """Hand an importance matrix to the parameters; returns what must stay alive meanwhile."""
     if not imatrix:
         return []
+    from quanttui.models import header
     from quanttui.models import imatrix as matrices
 
-    loaded = matrices.load(Path(imatrix))
+    matrix = matrices.read(Path(imatrix))
+    loaded = matrix.means
+    matrices.check(imatrix, loaded, header.read(source))
     rows = (lib.llama_model_imatrix_data * (len(loaded) + 1))()
     held = []
     for row, (name, values) in zip(rows, loaded.items(), strict=False):
@@ -670,8 +678,41 @@ def _with_imatrix(params: Any, imatrix: str) -> list[Any]:
         row.data = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         row.size = data.size
     rows[len(loaded)].name = None
+    noted: dict[str, str | int] = {"quantize.imatrix.file": imatrix}
+    if matrix.datasets:
+        noted["quantize.imatrix.dataset"] = matrix.datasets[0]
+    noted["quantize.imatrix.entries_count"] = len(loaded)
+    if matrix.chunks > 0:
+        noted["quantize.imatrix.chunks_count"] = matrix.chunks
+    keys = _keys(noted)
     put(params, imatrix=ctypes.cast(rows, type(params.imatrix)))
-    return [rows, *held]
+    put(params, kv_overrides=ctypes.cast(keys, type(params.kv_overrides)))
+    return [rows, keys, *held]
+
+
+def _keys(noted: Mapping[str, str | int]) -> Any:
+    """Keys that the quantized file gets besides its model's, in llama.cpp's form: a string has 127 bytes at most."""
+    keys = (lib.llama_model_kv_override * (len(noted) + 1))()
+    for row, (name, value) in zip(keys, noted.items(), strict=False):
+        row.key = name.encode()
+        if isinstance(value, int):
+            row.tag, row.value.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        else:
+            row.tag, row.value.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, os.fsencode(value)[:127]
+    return keys
+
+
+def _with_types(params: Any, tensor_types: Sequence[tuple[str, str]]) -> list[Any]:
+    """Hand types of single tensors to the parameters; returns what must stay alive meanwhile."""
+    if not tensor_types:
+        return []
+    numbers = {kind.name: number for number, kind in TENSOR_TYPES.items()}
+    rows = (lib.llama_model_tensor_override * (len(tensor_types) + 1))()
+    for row, (pattern, kind) in zip(rows, tensor_types, strict=False):
+        row.pattern, row.type = pattern.encode(), numbers[kind]
+    rows[len(tensor_types)].pattern = None
+    put(params, tt_overrides=ctypes.cast(rows, type(params.tt_overrides)))
+    return [rows]
 
 
 def start() -> Log:

@@ -53,6 +53,7 @@ _DOING = {
     protocol.Render: "reading the prompts",
     protocol.Generate: "answering a prompt",
     protocol.Quantize: "quantizing",
+    protocol.Imatrix: "computing the importance matrix",
     protocol.Bandwidth: "measuring bandwidth",
     protocol.Kernels: "measuring arithmetic",
 }

@@ -140,6 +140,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
 class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
     """Quantize the GGUF `source` into `target`: `ftype` is llama.cpp's llama_ftype, `quant` its name.
 
+    `tensor_types` are pairs of a pattern and ggml's name of the type that the tensors get in whose names it is found.
     Answered by PhaseProgress (quantize). The target appears whole or not at all.
     """
 
@@ -150,6 +151,29 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
     ftype: int
     imatrix: str = ""
     threads: int = 1
+    tensor_types: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def partial(self) -> str:
+        """Where the target grows until it is whole."""
+        return f"{self.target}.part"
+
+
+class Imatrix(msgspec.Struct, frozen=True, kw_only=True, tag="imatrix"):
+    """Compute the importance matrix of the loaded model over the file `text` into `target`.
+
+    Over all chunks of `context` tokens unless `chunks` bounds them; `form` is one of models.imatrix.FORMS, `dataset`
+    what the file says of its text. Answered by PhaseProgress (imatrix) and Summed. The target appears whole or not at
+    all.
+    """
+
+    arm: str
+    text: str
+    target: str
+    context: int
+    chunks: int | None = None
+    form: str = "gguf"
+    dataset: str = ""
 
     @property
     def partial(self) -> str:
@@ -193,7 +217,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
-    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Render, Generate, Quantize, Bandwidth, Kernels, Stop
+    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Render, Generate, Quantize, Imatrix, Bandwidth, Kernels, Stop
 ]
 
 
@@ -235,6 +259,19 @@ class Generated(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", ta
     ns: int
 
 
+class Summed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.summed"):
+    """The answer to Imatrix: over how many `chunks` of how many `tokens`, and for how many tensors (`entries`).
+
+    Of all their `experts` the `silent` ones saw no token.
+    """
+
+    chunks: int
+    tokens: int
+    entries: int
+    experts: int = 0
+    silent: int = 0
+
+
 class Described(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.described"):
     """The answer to Describe."""
 
@@ -252,8 +289,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     outcome: str
 
 
-Answer = Union[events.Event, Counted, Rendered, Generated, Described, Answered, Refusal]  # noqa: UP007
-_Wire = Union[events.Known, Counted, Rendered, Generated, Described, Answered, Refusal]  # noqa: UP007
+Answer = Union[events.Event, Counted, Rendered, Generated, Summed, Described, Answered, Refusal]  # noqa: UP007
+_Wire = Union[events.Known, Counted, Rendered, Generated, Summed, Described, Answered, Refusal]  # noqa: UP007
 
 _encoder = msgspec.msgpack.Encoder()
 _envelopes = msgspec.msgpack.Decoder(Envelope)

@@ -1,7 +1,7 @@
-"""Ghosts: GGUFs of a real model's shape with random weights, for what does not depend on them: speed and memory.
+"""Small ghosts: F16 GGUFs of a made-up shape with random weights, for llama.cpp itself to quantize and score.
 
-Owns the shape, the tensors that it means in the llama architecture, and a vocabulary that cuts any text. Must not know
-what a ghost is measured for.
+Owns the shape, the tensors that it means in the llama architecture, and a vocabulary of any size that cuts any text.
+Ghosts of published shapes, in any quant at once, are `tiles`'. Must not know what a ghost is measured for.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ _SPECIAL = ("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)))
 _KINDS = (2, 3, 3, *[6] * 256)
 """llama.cpp's kinds of tokens: 1 normal, 2 unknown, 3 control, 6 byte."""
 
+LEAST_TOKENS = len(_SPECIAL) + len(_LETTERS)
+"""Fewer tokens cannot cut any text."""
+
 _METADATA = 1024
 """Bytes of the metadata beside the vocabulary, about."""
 
@@ -63,8 +66,8 @@ class GhostShape:
             wrong = f"an embedding of {self.embedding} makes no {self.heads} heads of an even length"
         elif self.heads % self.heads_kv:
             wrong = f"{self.heads} heads cannot share {self.heads_kv} KV heads"
-        elif self.vocabulary < len(_SPECIAL) + len(_LETTERS):
-            wrong = f"a vocabulary must have at least {len(_SPECIAL) + len(_LETTERS)} tokens"
+        elif self.vocabulary < LEAST_TOKENS:
+            wrong = f"a vocabulary must have at least {LEAST_TOKENS} tokens"
         if wrong:
             raise UserError(f"ghost: {wrong}")
 
@@ -192,7 +195,7 @@ def _head(path: Path, shape: GhostShape) -> None:
     writer.add_head_count_kv(shape.heads_kv)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(shape.head)
-    _vocabulary(writer, shape.vocabulary)
+    vocabulary(writer, shape.vocabulary)
     for name, sides in _tensors(shape):
         kind = np.dtype(np.float32 if _width(sides) == 4 else np.float16)
         writer.add_tensor_info(name, sides, kind, math.prod(sides) * _width(sides))
@@ -202,7 +205,9 @@ def _head(path: Path, shape: GhostShape) -> None:
     writer.close()
 
 
-def _vocabulary(writer: Any, size: int) -> None:
+def vocabulary(writer: Any, size: int) -> None:
+    """Add a tokenizer of so many tokens, at least LEAST_TOKENS, to a gguf.GGUFWriter: llama.cpp's SPM, whatever the
+    architecture."""
     made = size - len(_SPECIAL)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(list(pieces(size)))

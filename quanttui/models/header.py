@@ -15,10 +15,11 @@ import stat
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn, Protocol
 
 from quanttui import quants
 from quanttui.errors import UserError
@@ -95,6 +96,18 @@ class Header:
     files: tuple[Path, ...]
 
 
+class Readable(Protocol):
+    """Bytes from any place on, as a file opened without a buffer gives them."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to the byte `offset`."""
+        ...
+
+    def read(self, size: int, /) -> bytes | None:
+        """Up to `size` bytes from there; none at the end."""
+        ...
+
+
 def read(path: str | Path) -> Header:
     """The header of a GGUF, and of all parts where it is split (`…-00001-of-00003.gguf`; any part may be given).
 
@@ -107,16 +120,35 @@ def read(path: str | Path) -> Header:
     if not isinstance(parts, int) or parts <= 1:
         return header
     files = _parts(path, parts)
-    headers = [header if file == path else _read_part(file, path) for file in files]
-    seen = Counter(tensor.name for each in headers for tensor in each.tensors)
+    return joined([header if file == path else _read_part(file, path) for file in files], path)
+
+
+def parse(file: Readable, path: Path, size: int) -> Header:
+    """The header of one file of `size` bytes, read through `file` from its start on: it may lie on another machine.
+
+    `path` is what it is called. Other parts of a split model are not looked for.
+
+    Raises:
+        UserError: not a GGUF, cut off, absurd.
+    """
+    return _Reader(file, path, size).header()
+
+
+def joined(parts: Sequence[Header], path: Path) -> Header:
+    """The header of a split model whose parts, in their order, have these; `path` is what it is called.
+
+    Raises:
+        UserError: two of them hold the same tensor.
+    """
+    seen = Counter(tensor.name for each in parts for tensor in each.tensors)
     twice = next((name for name, count in seen.items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{_name(path)} is a split model whose parts hold tensor {clean(twice, 80)!r} twice")
     return replace(
-        headers[0],
-        tensors=tuple(tensor for each in headers for tensor in each.tensors),
-        file_bytes=sum(each.file_bytes for each in headers),
-        files=tuple(files),
+        parts[0],
+        tensors=tuple(tensor for each in parts for tensor in each.tensors),
+        file_bytes=sum(each.file_bytes for each in parts),
+        files=tuple(file for each in parts for file in each.files),
     )
 
 
@@ -315,6 +347,15 @@ def tensor_types(header: Header) -> dict[str, int]:
     return dict(Counter(tensor.type for tensor in header.tensors).most_common())
 
 
+def imatrix(header: Header) -> str:
+    """The importance matrix that the file says it was quantized with, clean; "" where it names none.
+
+    llama-quantize notes the file and the text that it was made of (quantize.imatrix.file, quantize.imatrix.dataset).
+    """
+    said = (header.metadata.get(f"quantize.imatrix.{key}") for key in ("file", "dataset"))
+    return next((clean(each, 200) for each in said if isinstance(each, str) and clean(each)), "")
+
+
 def sha256(path: Path, cache: Path, progress: Callable[[float], None] | None = None) -> str:
     """The file's SHA-256 in hex; `progress` gets the share read so far, 0 to 1. See `hashing`."""
     reading = hashing(path, cache)
@@ -336,16 +377,28 @@ def hashing(path: Path, cache: Path) -> Generator[float, None, str]:
         UserError: the file cannot be read.
     """
     try:
-        status = path.stat()
-        key = [os.path.abspath(path), status.st_size, status.st_mtime_ns]
-        note = cache / "sha256" / (hashlib.sha256(os.fsencode(str(key[0]))).hexdigest()[:32] + ".json")
+        note, key = _note(path, cache)
         known = _remembered(note, key)
         if known is None:
-            known = yield from _digest(path, status.st_size)
+            known = yield from _digest(path, path.stat().st_size)
             _remember(note, [*key, known])
     except OSError as error:
         _fail(path, error)
     return known
+
+
+def remember_sha256(path: Path, cache: Path, digest: str) -> None:
+    """Have `hashing` know the digest of a file that was hashed on its way here."""
+    with suppress(OSError):
+        note, key = _note(path, cache)
+        _remember(note, [*key, digest])
+
+
+def _note(path: Path, cache: Path) -> tuple[Path, list[object]]:
+    """Where a file's digest is remembered, and what has to be the same for it to hold."""
+    status, name = path.stat(), os.path.abspath(path)
+    note = cache / "sha256" / (hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + ".json")
+    return note, [name, status.st_size, status.st_mtime_ns]
 
 
 def _digest(path: Path, size: int) -> Generator[float, None, str]:
@@ -442,7 +495,7 @@ def _name(path: Path) -> str:
 class _Reader:
     """Reads one file's header from its start to the end of its tensor list, a chunk at a time."""
 
-    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+    def __init__(self, file: Readable, path: Path, size: int) -> None:
         self._file = file
         self._path = path
         self._size = size

@@ -1,8 +1,9 @@
 """Importance matrices: reads them, computes them, writes them.
 
 An importance matrix holds, for each weight matrix, the mean squared activation of each of its input columns;
-quantizing weighs its rounding errors with it. Owns both file forms (GGUF and the older .dat) and the collection through
-llama.cpp's evaluation callback. Must not know how the matrix is used, nor print anything.
+quantizing weighs its rounding errors with it. Owns both file forms (GGUF and the older .dat), whether a matrix is of a
+model, and the collection through llama.cpp's evaluation callback. Must not know how the matrix is used, nor print
+anything.
 
 Formats and rules: llama.cpp, tools/imatrix, common/imatrix-loader and tools/quantize.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,14 @@ import numpy as np
 from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.models import header as headers
+from quanttui.models.header import Header, Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 SUMS, COUNTS = ".in_sum2", ".counts"
+FORMS = ("gguf", "dat")
+"""The forms that a matrix may be saved in: that of today, and the one that older programs read."""
 SMALLEST_BATCH = 16
 """llama-imatrix passes over products of fewer rows than this."""
 
@@ -34,7 +39,7 @@ SMALLEST_BATCH = 16
 @dataclass(frozen=True)
 class Collected:
     """Raw sums of one computation, by weight name: squared activations, float64 (matrices, columns), and the rows that
-    went into each matrix, int64 (matrices,). Matrices are experts where a tensor has them, else one."""
+    went into each matrix, int64 (matrices,): one count for each expert, and one for all of a dense tensor."""
 
     sums: dict[str, Array]
     counts: dict[str, Array]
@@ -46,10 +51,27 @@ class Collected:
         return {name: mean(self.sums[name].astype(np.float32), self.counts[name]) for name in self.sums}
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix as a file has it: mean squared activation per column by weight name, float32 (matrices * columns,).
+
+    `datasets` are the texts that it says it was computed over, `chunks` how many pieces of them, 0 where it does not
+    say.
+    """
+
+    means: dict[str, Array]
+    datasets: tuple[str, ...] = ()
+    chunks: int = 0
+
+
 def mean(sums: Array, counts: Array) -> Array:
-    """Float32 sums (matrices, columns) over row counts (matrices,), flat; 1 throughout a matrix that saw no row."""
+    """Float32 sums (matrices, columns) over row counts (matrices,), flat; 1 throughout a matrix that saw no row.
+
+    Fewer counts than matrices count for as many matrices each.
+    """
     seen = counts.astype(np.float32)[:, None]
-    return np.where(seen > 0, sums / np.maximum(seen, np.float32(1)), np.float32(1)).astype(np.float32).ravel()
+    rows = sums.reshape(len(counts), -1)
+    return np.where(seen > 0, rows / np.maximum(seen, np.float32(1)), np.float32(1)).astype(np.float32).ravel()
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -58,7 +80,14 @@ def mean(sums: Array, counts: Array) -> Array:
 def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     """Mean squared activation per column by weight name, float32 (matrices * columns,), as llama-quantize takes it.
 
-    Reads the GGUF form and the .dat form. No count in a file makes it read more than the file is long.
+    Raises:
+        UserError: see `read`.
+    """
+    return read(path).means
+
+
+def read(path: str | os.PathLike[str]) -> Matrix:
+    """A matrix in the GGUF form or the .dat form. No count in a file makes it read more than the file is long.
 
     Raises:
         UserError: no such file, cut off, no importance matrix, or a value in it is negative or not finite.
@@ -70,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
             matrix = _load_gguf(source) if source.take(4) == b"GGUF" else _load_dat(source)
     except OSError as error:
         raise UserError(f"{clean(str(path))} cannot be read: {error.strerror}") from None
-    for name, values in matrix.items():
+    for name, values in matrix.means.items():
         if not np.isfinite(values).all() or (values < 0).any():
             raise source.bad(f"a value of {clean(name, 80)!r} is negative or not finite")
     return matrix
@@ -109,7 +138,7 @@ class _Source:
         return np.frombuffer(self.take(4 * n), "<f4").astype(np.float32)
 
 
-def _load_dat(source: _Source) -> dict[str, Array]:
+def _load_dat(source: _Source) -> Matrix:
     """int32 entries; each: int32 length, name, int32 calls, int32 values, float32 sums; then maybe calls, dataset."""
     source.seek(0)
     matrix: dict[str, Array] = {}
@@ -122,12 +151,13 @@ def _load_dat(source: _Source) -> dict[str, Array]:
             raise source.bad(f"entry {number} is empty or repeated")
         sums = source.floats(values)
         matrix[name] = sums / np.float32(calls) if calls > 0 else sums
-    if source.left:
-        source.int32(), source.text()
-    return matrix
+    if not source.left:
+        return Matrix(matrix)
+    chunks, dataset = source.int32(), source.text()
+    return Matrix(matrix, (dataset,) if dataset else (), max(0, chunks))
 
 
-def _load_gguf(source: _Source) -> dict[str, Array]:
+def _load_gguf(source: _Source) -> Matrix:
     """Each weight as two float32 tensors: `.in_sum2` (matrices, columns) and `.counts` (matrices, 1)."""
     header = headers.read(source.path)
     missing = {DATASETS, CHUNK_COUNT, CHUNK_SIZE} - header.metadata.keys() - header.lengths.keys()
@@ -152,15 +182,91 @@ def _load_gguf(source: _Source) -> dict[str, Array]:
         sums, counts = values(name + SUMS), values(name + COUNTS)
         if not np.isfinite(counts).all() or (counts < 0).any() or len(sums) % len(counts):
             raise source.bad(f"the counts of {clean(name, 80)!r} make no sense")
-        matrix[name] = mean(sums.reshape(len(counts), -1), np.rint(counts))
-    return matrix
+        matrix[name] = mean(sums, np.rint(counts))
+    chunks = header.metadata.get(CHUNK_COUNT)
+    source.seek(0)
+    datasets = _texts(source.take(header.data_offset), DATASETS)
+    return Matrix(matrix, datasets, chunks if isinstance(chunks, int) else 0)
+
+
+def _texts(header: bytes, key: str) -> tuple[str, ...]:
+    """The array of strings under a key of a GGUF's header, which is known to be whole; empty where there is none."""
+    strings, array = 8, 9
+    begin = struct.pack(f"<Q{len(key)}sII", len(key), key.encode(), array, strings)
+    at = header.find(begin)
+    if at < 0:
+        return ()
+    at += len(begin)
+    (count,) = struct.unpack_from("<Q", header, at)
+    at += 8
+    found: list[str] = []
+    while len(found) < count and at + 8 <= len(header):
+        (length,) = struct.unpack_from("<Q", header, at)
+        found.append(header[at + 8 : at + 8 + length].decode("utf-8", "replace"))
+        at += 8 + length
+    return tuple(found)
+
+
+# -- of which model ----------------------------------------------------------------------------------------------------
+
+
+def check(path: str | os.PathLike[str], matrix: Mapping[str, Array], model: Header) -> None:
+    """That a matrix is of this model: llama.cpp leaves out what it has no name for, in silence.
+
+    Raises:
+        UserError: it has none of the model's names, or another number of columns for one of them.
+    """
+    tensors = {tensor.name: tensor for tensor in model.tensors}
+    what, whose = clean(str(path), 200), clean(model.path.name, 120)
+    if not matrix.keys() & tensors.keys():
+        raise UserError(
+            f"{what} is the importance matrix of another model: {whose} has no {clean(next(iter(matrix), ''), 80)}, nor"
+            f" any other of its {len(matrix)} names; compute this model's with `quanttui imatrix`"
+        )
+    for name, values in matrix.items():
+        if name in tensors and len(values) != _columns(tensors[name]) and "token_embd" not in name:
+            raise UserError(
+                f"{what} is the importance matrix of another model: {clean(name, 80)} has {len(values)} values in it,"
+                f" and {_columns(tensors[name])} columns in {whose}; compute this model's with `quanttui imatrix`"
+            )
+
+
+def _columns(tensor: Tensor) -> int:
+    """How many values a matrix has for a tensor: its columns, for each of the experts that lie in it."""
+    return tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def save(path: str | os.PathLike[str], collected: Collected, dataset: str) -> None:
-    """Write the GGUF form; `dataset` says what text it was computed over."""
+def save(path: str | os.PathLike[str], collected: Collected, dataset: str, form: str = "gguf") -> None:
+    """Write one of FORMS; `dataset` says what text it was computed over.
+
+    Raises:
+        UserError: it cannot be written; what was is left there.
+    """
+    try:
+        if form == "dat":
+            Path(path).write_bytes(_dat(collected, dataset))
+        else:
+            _write_gguf(path, collected, dataset)
+    except OSError as error:
+        raise UserError(f"{clean(str(path))} cannot be written: {error.strerror}") from None
+
+
+def _dat(collected: Collected, dataset: str) -> bytes:
+    """The older form: in place of sums over counts, means times the calls of n_ctx rows that there were at most."""
+    kept = {name: counts for name, counts in sorted(collected.counts.items()) if counts.any()}
+    parts = [struct.pack("<i", len(kept))]
+    for name, counts in kept.items():
+        calls, named = -(-int(counts.max()) // collected.n_ctx), name.encode()
+        values = mean(collected.sums[name].astype(np.float32), counts) * np.float32(calls)
+        parts += [struct.pack(f"<i{len(named)}sii", len(named), named, calls, len(values)), values.tobytes()]
+    text = dataset.encode("utf-8", "surrogateescape")
+    return b"".join([*parts, struct.pack(f"<ii{len(text)}s", collected.chunks, len(text), text)])
+
+
+def _write_gguf(path: str | os.PathLike[str], collected: Collected, dataset: str) -> None:
     import gguf
 
     out = gguf.GGUFWriter(path, arch="")
@@ -168,15 +274,13 @@ def save(path: str | os.PathLike[str], collected: Collected, dataset: str) -> No
     out.add_array(DATASETS, [dataset])
     out.add_uint32(CHUNK_COUNT, collected.chunks)
     out.add_uint32(CHUNK_SIZE, collected.n_ctx)
-    for name in sorted(collected.sums):
-        out.add_tensor(name + SUMS, collected.sums[name].astype(np.float32))
-        out.add_tensor(name + COUNTS, collected.counts[name].astype(np.float32)[:, None])
+    for name, counts in sorted(collected.counts.items()):
+        out.add_tensor(name + SUMS, collected.sums[name].astype(np.float32).reshape(len(counts), -1))
+        out.add_tensor(name + COUNTS, counts.astype(np.float32)[:, None])
     try:
         out.write_header_to_file()
         out.write_kv_data_to_file()
         out.write_tensors_to_file()
-    except OSError as error:
-        raise UserError(f"{clean(str(path))} cannot be written: {error.strerror}") from None
     finally:
         out.close()
 
@@ -236,22 +340,22 @@ class _Collector:
         else:
             self.add_dense(name, (weight.ne[3], weight.ne[2]), x)
 
-    def entry(self, name: str, matrices: int, columns: int) -> tuple[Array, Array]:
+    def entry(self, name: str, matrices: int, columns: int, counted: int) -> tuple[Array, Array]:
         sums = self.sums.setdefault(name, np.zeros((matrices, columns)))
-        return sums, self.counts.setdefault(name, np.zeros(matrices, np.int64))
+        return sums, self.counts.setdefault(name, np.zeros(counted, np.int64))
 
     def add_dense(self, name: str, stack: tuple[int, int], x: Array) -> None:
-        """x (i3, i2, row, column); the matrices of the weight repeat over i3 and i2."""
+        """x (i3, i2, row, column); the matrices of the weight repeat over i3 and i2, and see as many rows each."""
         n3, n2 = stack
-        sums, counts = self.entry(name, n3 * n2, x.shape[3])
+        sums, counts = self.entry(name, n3 * n2, x.shape[3], 1)
         for i3, i2 in np.ndindex(x.shape[:2]):
             rows, matrix = x[i3, i2], (i3 % n3) * n2 + i2 % n2
             sums[matrix] += np.einsum("rc,rc->c", rows, rows)
-            counts[matrix] += len(rows)
+        counts += x.shape[0] * x.shape[1] * x.shape[2] // (n3 * n2)
 
     def add_experts(self, name: str, experts: int, x: Array, ids: Array) -> None:
         """x (1, token, used or 1, column), ids (token, used): which expert each row went to."""
-        sums, counts = self.entry(name, experts, x.shape[3])
+        sums, counts = self.entry(name, experts, x.shape[3], experts)
         rows = np.broadcast_to(x[0], (*ids.shape, x.shape[3]))
         for expert in np.unique(ids):
             routed = rows[ids == expert]
@@ -282,39 +386,72 @@ def compute(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Collected:
-    """Run the model over text (or token ids) and sum up the squared activations, as llama-imatrix does.
-
-    Chunks of n_ctx tokens, all of them unless `chunks` bounds them, each beginning with BOS where the vocabulary adds
-    it. `output`: collect for output.weight too. `progress(done, of)` is called after each chunk.
+    """Load the model, and `collect` over text or token ids.
 
     Raises:
         UserError: llama.cpp cannot load the model or run it, or the text is shorter than two chunks.
     """
     import llama_cpp as llama
 
-    ggml = _ggml()
-    collector = _Collector(ggml, output)
+    with _quiet(), _model(Path(model)) as loaded:
+        vocabulary = llama.llama_model_get_vocab(loaded)
+        tokens = _tokenize(vocabulary, text) if isinstance(text, str) else text
+        return collect(
+            loaded, tokens, str(model), n_ctx=n_ctx, chunks=chunks, output=output, threads=threads, progress=progress
+        )
+
+
+def collect(
+    model: Any,
+    tokens: Sequence[int],
+    name: str,
+    *,
+    n_ctx: int = 512,
+    chunks: int | None = None,
+    output: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Collected:
+    """Run a loaded model (llama.cpp's handle) over tokens and sum up the squared activations, as llama-imatrix does.
+
+    Chunks of n_ctx tokens, all of them unless `chunks` bounds them, each beginning with BOS where the vocabulary adds
+    it. `output`: collect for output.weight too. `progress(done, of)` is called after each chunk; what it raises ends
+    the run. `name` is how an error calls the model.
+
+    Raises:
+        UserError: llama.cpp cannot run the model, or there are fewer tokens than two chunks.
+    """
+    import llama_cpp as llama
+
+    if n_ctx < SMALLEST_BATCH:
+        raise UserError(f"a context of {n_ctx} is too small for an importance matrix: give {SMALLEST_BATCH} or more")
+    collector = _Collector(_ggml(), output)
     callback = llama.ggml_backend_sched_eval_callback(collector)
     fields = {"n_ctx": n_ctx, "n_batch": n_ctx, "n_ubatch": min(n_ctx, 512), "cb_eval": callback}
     if threads is not None:
         fields |= {"n_threads": threads, "n_threads_batch": threads}
-    with _quiet(), _model(Path(model)) as loaded, _context(loaded, model, fields) as context:
-        vocabulary = llama.llama_model_get_vocab(loaded)
-        if llama.llama_vocab_get_add_eos(vocabulary):
-            raise UserError(f"{clean(str(model))} ends every text with EOS: no importance matrix can be computed")
-        tokens = _tokenize(vocabulary, text) if isinstance(text, str) else list(text)
-        if len(tokens) < 2 * n_ctx:
-            raise UserError(f"the text makes {len(tokens)} tokens; an importance matrix needs {2 * n_ctx} or more")
-        total = min(len(tokens) // n_ctx, chunks or len(tokens))
-        bos = llama.llama_vocab_bos(vocabulary) if llama.llama_vocab_get_add_bos(vocabulary) else None
+    vocabulary = llama.llama_model_get_vocab(model)
+    if llama.llama_vocab_get_add_eos(vocabulary):
+        raise UserError(f"{clean(name)} ends every text with EOS: no importance matrix can be computed")
+    if len(tokens) < 2 * n_ctx:
+        raise UserError(f"the text makes {len(tokens)} tokens; an importance matrix needs {2 * n_ctx} or more")
+    total = min(len(tokens) // n_ctx, chunks or len(tokens))
+    bos = llama.llama_vocab_bos(vocabulary) if llama.llama_vocab_get_add_bos(vocabulary) else None
+    with _context(model, name, fields) as context:
         for done in range(total):
-            chunk = tokens[done * n_ctx : (done + 1) * n_ctx]
-            _decode(context, [bos, *chunk[1:]] if bos is not None else chunk)
-            if collector.error is not None:
-                raise collector.error
+            chunk = [int(token) for token in tokens[done * n_ctx : (done + 1) * n_ctx]]
+            _decode(context, [bos, *chunk[1:]] if bos is not None else chunk, collector)
             if progress is not None:
                 progress(done + 1, total)
+    _finite(collector, name)
     return Collected(collector.sums, collector.counts, total, n_ctx)
+
+
+def _finite(collector: _Collector, model: str) -> None:
+    """What is no number would make garbage of every quant."""
+    broken = next((name for name, sums in collector.sums.items() if not np.isfinite(sums).all()), None)
+    if broken is not None:
+        raise UserError(f"{clean(model)} is broken: what flows into {clean(broken, 80)} is no finite number")
 
 
 def _ggml() -> Any:
@@ -365,20 +502,18 @@ def _model(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _context(model: Any, path: str | os.PathLike[str], fields: dict[str, Any]) -> Iterator[Any]:
+def _context(model: Any, name: str, fields: dict[str, Any]) -> Iterator[Any]:
     import llama_cpp as llama
 
     params = llama.llama_context_default_params()
-    unknown = fields.keys() - {name for name, *_ in params._fields_}
+    unknown = fields.keys() - {key for key, *_ in params._fields_}
     if unknown:
         raise UserError(f"this llama.cpp has no context setting {min(unknown)}; install llama-cpp-python 0.3.36")
-    for name, value in fields.items():
-        setattr(params, name, value)
+    for key, value in fields.items():
+        setattr(params, key, value)
     context = llama.llama_init_from_model(model, params)
     if not context:
-        raise UserError(
-            f"{clean(str(path))} does not run with {fields['n_ctx']} tokens of context: memory, most likely"
-        )
+        raise UserError(f"{clean(name)} does not run with {fields['n_ctx']} tokens of context: memory, most likely")
     try:
         yield context
     finally:
@@ -395,7 +530,7 @@ def _tokenize(vocabulary: Any, text: str) -> list[int]:
     return list(tokens)
 
 
-def _decode(context: Any, tokens: Sequence[int]) -> None:
+def _decode(context: Any, tokens: Sequence[int], collector: _Collector) -> None:
     """Evaluate one chunk from empty memory, with an output for every token, so that the last block sees all rows."""
     import llama_cpp as llama
 
@@ -409,5 +544,7 @@ def _decode(context: Any, tokens: Sequence[int]) -> None:
         status = llama.llama_decode(context, batch)
     finally:
         llama.llama_batch_free(batch)
+    if collector.error is not None:
+        raise collector.error
     if status:
         raise UserError(f"llama.cpp could not evaluate a chunk of the text (llama_decode: {status})")

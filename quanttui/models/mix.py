@@ -7,6 +7,7 @@ them against its dry runs. Reads no file and runs nothing. An importance matrix 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from quanttui import quants
@@ -81,18 +82,22 @@ _WIDE_SEVENTIES = frozenset({"llama", "mistral3", "qwen2", "deci", "olmo"})
 _LAYER = re.compile(r"blk\.(\d{1,9})\.")
 
 
-def types(header: Header, quant: Quant, imatrix: bool = False) -> dict[str, str]:
+Overrides = Sequence[tuple[str, str]]
+"""Types of single tensors: patterns that are searched for in their names, with types; the first one found counts."""
+
+
+def types(header: Header, quant: Quant, imatrix: bool = False, overrides: Overrides = ()) -> dict[str, str]:
     """The type of each tensor, by name, of a file that llama.cpp quantizes from this unquantized model."""
     if quant.family == "float":
         kind = quant.tensor_type
-        return {tensor.name: kind if _allowed(tensor) else tensor.type for tensor in header.tensors}
-    rules = _Rules(header, quant, imatrix)
-    return {tensor.name: rules.of(tensor) for tensor in sorted(header.tensors, key=_order)}
+        return {tensor.name: kind if allowed(tensor) else tensor.type for tensor in header.tensors}
+    rules = _Rules(header, quant, imatrix, overrides)
+    return {tensor.name: rules.of(tensor) for tensor in sorted(header.tensors, key=order)}
 
 
-def requantized(header: Header, quant: Quant, imatrix: bool = False) -> Header:
+def requantized(header: Header, quant: Quant, imatrix: bool = False, overrides: Overrides = ()) -> Header:
     """The header that the quantized file would have, its tensors in the same order."""
-    kinds, at, tensors = types(header, quant, imatrix), 0, []
+    kinds, at, tensors = types(header, quant, imatrix, overrides), 0, []
     for tensor in header.tensors:
         kind = BY_TYPE_NAME.get(kinds[tensor.name])
         size = tensor.bytes if kind is None else tensor.elements // kind.block * kind.bytes
@@ -102,7 +107,7 @@ def requantized(header: Header, quant: Quant, imatrix: bool = False) -> Header:
     return replace(header, metadata=metadata, tensors=tuple(tensors), file_bytes=header.data_offset + at)
 
 
-def _allowed(tensor: Tensor) -> bool:
+def allowed(tensor: Tensor) -> bool:
     """Whether llama.cpp quantizes this tensor at all."""
     name = tensor.name
     if name == "per_layer_token_embd.weight":
@@ -117,7 +122,7 @@ def layer(name: str) -> int:
     return int(found[1]) if found else -1
 
 
-def _order(tensor: Tensor) -> tuple[int, str]:
+def order(tensor: Tensor) -> tuple[int, str]:
     """llama.cpp takes tensors by layer, then by name, however the file has them."""
     return layer(tensor.name), tensor.name
 
@@ -139,8 +144,9 @@ def _more(layer: int, layers: int) -> bool:
 class _Rules:
     """The rules for one file. Values and down projections are counted as they come: their place decides."""
 
-    def __init__(self, header: Header, quant: Quant, imatrix: bool) -> None:
+    def __init__(self, header: Header, quant: Quant, imatrix: bool, overrides: Overrides) -> None:
         keys = Keys(header.metadata, "")
+        self.overrides = [(re.compile(pattern), kind) for pattern, kind in overrides]
         self.quant, self.name, self.imatrix = quant, quant.name, imatrix
         self.architecture = keys.architecture
         self.layers = keys.number("block_count")
@@ -155,13 +161,17 @@ class _Rules:
 
     def of(self, tensor: Tensor) -> str:
         """The type of the next tensor."""
-        if not _allowed(tensor):
+        if not allowed(tensor):
             return tensor.type
-        kind = self._chosen(tensor)
+        kind = self._named(tensor.name) or self._chosen(tensor)
         if tensor.shape[0] % BY_TYPE_NAME[kind].block == 0:
             return kind
         kind = FALLBACKS.get(kind, kind)
         return kind if tensor.shape[0] % BY_TYPE_NAME[kind].block == 0 else "F16"
+
+    def _named(self, name: str) -> str:
+        """The type that the tensor was given by name, "" for none. It does not count as one of its kind then."""
+        return next((kind for pattern, kind in self.overrides if pattern.search(name)), "")
 
     def _chosen(self, tensor: Tensor) -> str:
         part = _part(tensor.name)

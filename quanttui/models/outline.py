@@ -8,38 +8,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
+
+import msgspec
 
 from quanttui import quants, shapes
 from quanttui.errors import UserError
 from quanttui.format import clean
+from quanttui.models import header as headers
 from quanttui.models.header import DEFAULT_ALIGNMENT, Header, Tensor
 from quanttui.models.layers import Value
 from quanttui.shapes import KnownShape
+from quanttui.shapes.config import of as read_config
 
 PREFIX = "ghost:"
 """How a MODEL argument names a published shape."""
-
-_FAMILIES: tuple[tuple[str, str, int], ...] = (
-    ("Llama-2", "llama", 4096),
-    ("Llama-3-", "llama", 8192),
-    ("Llama-3.", "llama", 131072),
-    ("Mixtral-8x22B", "llama", 65536),
-    ("Mistral", "llama", 32768),
-    ("Mixtral", "llama", 32768),
-    ("Qwen2.5", "qwen2", 32768),
-    ("Gemma-2", "gemma2", 8192),
-    ("Phi-3-", "phi3", 4096),
-    ("Phi-3.5", "phi3", 131072),
-    ("Phi-4", "phi3", 16384),
-)
-"""By the beginning of a name: llama.cpp's architecture, and max_position_embeddings of the published config.json (of
-Phi-3 the 4k models')."""
-
-_WINDOWS = {"gemma2": 4096, "phi3": 0}
-"""sliding_window of the published config.json, where llama.cpp heeds it."""
 
 _DROPPED = ("tokenizer.", "split.")
 """Metadata that says nothing of memory, and takes long to load."""
@@ -48,33 +34,92 @@ _DROPPED = ("tokenizer.", "split.")
 def named(argument: str) -> Header:
     """The header of the F16 model that `ghost:NAME` names, with the tensors that llama.cpp's converter would write.
 
+    NAME is a known shape's, or the path of a config.json or of a GGUF, of whose header what is quantized counts as F16.
+
     Raises:
-        UserError: its shape is not known; says which are.
+        UserError: its shape is not known (says which are), or the file cannot be read.
     """
     name = argument[len(PREFIX) :] if argument.lower().startswith(PREFIX) else argument
-    shape = shapes.named(name)
+    if name.lower().endswith(".gguf"):
+        return _whole(headers.read(name))
+    shape = None if name.lower().endswith(".json") else shapes.named(name)
+    if shape is None and _is_path(name):
+        return _configured(Path(name))
     if shape is None:
         known = ", ".join(each.names[-1].lower() for each in shapes.SHAPES)
-        raise UserError(f"{clean(argument, 120)}: no shape is known by that name; there are {known}")
+        raise UserError(
+            f"{clean(argument, 120)}: no shape is known by that name; there are {known}; or give the path of a"
+            " config.json or of a GGUF"
+        )
     wanted = shapes.weights_named(name)
-    spelled = next((each for each in shape.names if wanted.startswith(shapes.weights_named(each))), shape.names[-1])
-    return of(shape, spelled)
+    called = next((each for each in shape.names if wanted.startswith(shapes.weights_named(each))), shape.names[-1])
+    return of(shape, called)
+
+
+def spelled(argument: str) -> str:
+    """The same argument for a process in any folder: a path made absolute, a name as it is."""
+    name = argument[len(PREFIX) :] if argument.lower().startswith(PREFIX) else argument
+    by_name = not name.lower().endswith((".gguf", ".json")) and shapes.named(name) is not None
+    return f"{PREFIX}{os.path.abspath(name) if not by_name and _is_path(name) else name}"
+
+
+def _is_path(name: str) -> bool:
+    return name.lower().endswith((".gguf", ".json")) or os.path.isdir(name)
 
 
 def of(shape: KnownShape, name: str) -> Header:
     """The header of a published shape as an F16 GGUF, under the name of one of its models."""
-    _, architecture, context = next(family for family in _FAMILIES if name.startswith(family[0]))
     at, tensors = 0, []
-    for part, sides in _tensors(shape, architecture):
-        kind = quants.BY_TYPE_NAME["F16" if len(sides) > 1 and "gate_inp" not in part else "F32"]
+    for part, sides in _tensors(shape):
+        kind = quants.BY_TYPE_NAME["F16" if _is_matrix(part, sides) else "F32"]
         size = math.prod(sides) * kind.bytes
         tensors.append(Tensor(part, kind.name, sides, size, at))
-        at += -(-size // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
+        at += _padded(size)
     text = _VOCABULARY_BYTES * shape.vocabulary // DEFAULT_ALIGNMENT * DEFAULT_ALIGNMENT
     path = Path(f"{PREFIX}{name.lower()}")
-    metadata = _metadata(shape, architecture, context) | {"general.name": name}
+    metadata = _metadata(shape, dict(shape.contexts).get(name, shape.context)) | {"general.name": name}
     return Header(path, 3, metadata, {}, tuple(tensors), text + at, DEFAULT_ALIGNMENT, text, (path,))
 
+
+def _configured(path: Path) -> Header:
+    """The header of what a config.json describes, or the one in a folder."""
+    file = path / "config.json" if path.is_dir() else path
+    said = clean(str(file), 200)
+    try:
+        if file.stat().st_size > _CONFIG_LIMIT:
+            raise UserError(f"{said}: is too large for a config.json")
+        config = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise UserError(f"{said}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise UserError(f"{said}: is no JSON object, as a model's config.json is") from None
+    given = config.get("_name_or_path")
+    name = PurePath(given).name if isinstance(given, str) and given else file.absolute().parent.name
+    return of(read_config(config, (name,), said), clean(name, 80) or "config")
+
+
+def _whole(header: Header) -> Header:
+    """A model's header as the F16 file that it could have been quantized from."""
+    at, tensors = 0, []
+    for tensor in header.tensors:
+        floats = tensor.type in quants.UNQUANTIZED
+        kind = quants.BY_TYPE_NAME[tensor.type if floats else "F16"]
+        size = tensor.elements * kind.bytes
+        tensors.append(replace(tensor, type=kind.name, bytes=size, offset=at))
+        at += _padded(size)
+    start = _padded(header.data_offset)
+    return replace(
+        header, tensors=tuple(tensors), alignment=DEFAULT_ALIGNMENT, data_offset=start, file_bytes=start + at
+    )
+
+
+def _is_matrix(name: str, sides: tuple[int, ...]) -> bool:
+    """Whether llama.cpp's converter writes the tensor in the file's own type, and not in F32."""
+    return len(sides) > 1 and name.endswith("weight") and "gate_inp" not in name
+
+
+_CONFIG_LIMIT = 1 << 20
+"""Bytes of a config.json: published ones have some kilobytes."""
 
 _VOCABULARY_BYTES = 48
 """Bytes of metadata for each token: its text, score, kind, and the merges. Llama-3's 128,256 tokens take 7.8 MB, of
@@ -87,26 +132,47 @@ def write(header: Header, path: Path) -> None:
     Raises:
         UserError: it cannot be written, or a tensor is of a type that the gguf library does not have.
     """
-    import gguf
-
     try:
-        writer = gguf.GGUFWriter(path, str(header.metadata.get("general.architecture", "")))
-        for key, value in _kept(header):
-            _add(writer, key, value)
-        for tensor in header.tensors:
-            _add_tensor(writer, tensor)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        start = writer.fout[0].tell()
-        writer.close()
-        held = sum(_padded(tensor.bytes) for tensor in header.tensors)
-        os.truncate(path, _padded(start) + held)
-    except KeyError as error:
-        raise UserError(f"{clean(str(header.path), 200)}: has tensors of type {clean(str(error), 40)}") from None
+        start = begin(header, path, lambda writer: writer.add_tokenizer_model("no_vocab"))
+        os.truncate(path, start + data_bytes(header))
     except OSError as error:
         raise UserError(f"{clean(str(path), 200)}: cannot be written: {error.strerror}") from None
+
+
+def data_bytes(header: Header) -> int:
+    """Bytes of all tensors' data, each padded."""
+    return sum(_padded(tensor.bytes) for tensor in header.tensors)
+
+
+def begin(header: Header, path: Path, vocabulary: Callable[[Any], None]) -> int:
+    """Write all of the GGUF that comes before the tensors' data, and say where that begins.
+
+    Args:
+        vocabulary: adds the tokenizer's keys to a gguf.GGUFWriter.
+
+    Raises:
+        UserError: a tensor is of a type that the gguf library does not have.
+        OSError: it cannot be written.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(path, str(header.metadata.get("general.architecture", "")))
+    try:
+        for key, value in _kept(header):
+            _add(writer, key, value)
+        vocabulary(writer)
+        for tensor in header.tensors:
+            _add_tensor(writer, tensor)
+    except KeyError as error:
+        raise UserError(f"{clean(str(header.path), 200)}: has tensors of type {clean(str(error), 40)}") from None
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    assert writer.fout is not None
+    start = writer.fout[0].tell()
+    writer.close()
+    os.truncate(path, _padded(start))
+    return _padded(start)
 
 
 def _kept(header: Header) -> Iterator[tuple[str, Value]]:
@@ -118,7 +184,6 @@ def _kept(header: Header) -> Iterator[tuple[str, Value]]:
             yield key, value
     rows = next((tensor.shape[1] for tensor in header.tensors if tensor.name == "token_embd.weight"), 0)
     yield f"{architecture}.vocab_size", rows
-    yield "tokenizer.ggml.model", "no_vocab"
 
 
 def _add(writer: Any, key: str, value: Value) -> None:
@@ -149,7 +214,7 @@ def _padded(size: int) -> int:
     return size + -size % DEFAULT_ALIGNMENT
 
 
-def _metadata(shape: KnownShape, architecture: str, context: int) -> dict[str, Value]:
+def _metadata(shape: KnownShape, context: int) -> dict[str, Value]:
     own: dict[str, Value] = {
         "block_count": shape.layers,
         "context_length": context,
@@ -160,52 +225,76 @@ def _metadata(shape: KnownShape, architecture: str, context: int) -> dict[str, V
         "attention.key_length": shape.head,
         "attention.value_length": shape.head,
         "attention.layer_norm_rms_epsilon": 1e-5,
-        "rope.dimension_count": shape.head,
+        "rope.dimension_count": shape.rotated or shape.head,
+        "rope.freq_base": shape.rope,
         "vocab_size": shape.vocabulary,
     }
     if shape.experts:
         own |= {"expert_count": shape.experts, "expert_used_count": shape.experts_used}
-    if architecture in _WINDOWS:
-        own["attention.sliding_window"] = _WINDOWS[architecture]
-    general: dict[str, Value] = {"general.architecture": architecture, "general.file_type": 1}
-    return general | {f"{architecture}.{key}": value for key, value in own.items()}
+        own |= {"expert_feed_forward_length": shape.feed_forward}
+    if shape.window:
+        own["attention.sliding_window"] = shape.window
+    elif shape.architecture == "phi3":
+        own["attention.sliding_window"] = 0
+    general: dict[str, Value] = {"general.architecture": shape.architecture, "general.file_type": 1}
+    return general | {f"{shape.architecture}.{key}": value for key, value in own.items()}
 
 
-def _tensors(shape: KnownShape, architecture: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and lengths, row length first, in a file's order."""
+Part = tuple[str, tuple[int, ...]]
+"""A tensor's name and its lengths, row length first."""
+
+
+def _tensors(shape: KnownShape) -> Iterator[Part]:
+    """All tensors, in a file's order."""
     wide = shape.embedding
     yield "token_embd.weight", (wide, shape.vocabulary)
     for layer in range(shape.layers):
-        for part, sides in _block(shape, architecture):
+        for part, sides in (*_attention(shape), *_feed_forward(shape)):
             yield f"blk.{layer}.{part}", sides
     yield "output_norm.weight", (wide,)
     if not shape.tied:
         yield "output.weight", (wide, shape.vocabulary)
 
 
-def _block(shape: KnownShape, architecture: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    wide, hidden = shape.embedding, shape.feed_forward
-    queries, keys = shape.heads * shape.head, shape.heads_kv * shape.head
+def _attention(shape: KnownShape) -> Iterator[Part]:
+    wide, queries, keys = shape.embedding, shape.heads * shape.head, shape.heads_kv * shape.head
     yield "attn_norm.weight", (wide,)
-    if architecture == "phi3":
+    if shape.architecture == "phi3":
         yield "attn_qkv.weight", (wide, queries + 2 * keys)
     else:
         for part, rows in (("attn_q", queries), ("attn_k", keys), ("attn_v", keys)):
             yield f"{part}.weight", (wide, rows)
             if shape.bias:
                 yield f"{part}.bias", (rows,)
+    if shape.head_norms:
+        yield "attn_q_norm.weight", (shape.head,)
+        yield "attn_k_norm.weight", (shape.head,)
     yield "attn_output.weight", (queries, wide)
-    yield "ffn_norm.weight", (wide,)
-    if shape.norms == 4:
+    if shape.sinks:
+        yield "attn_output.bias", (wide,)
+        yield "attn_sinks.weight", (shape.heads,)
+    if shape.norms == 4 or shape.sinks:
         yield "post_attention_norm.weight", (wide,)
+
+
+def _feed_forward(shape: KnownShape) -> Iterator[Part]:
+    wide, hidden = shape.embedding, shape.feed_forward
+    if not shape.sinks:
+        yield "ffn_norm.weight", (wide,)
+    if shape.norms == 4:
         yield "post_ffw_norm.weight", (wide,)
-    if architecture == "phi3":
+    if shape.architecture == "phi3":
         yield "ffn_up.weight", (wide, 2 * hidden)
         yield "ffn_down.weight", (hidden, wide)
         return
     each = (("ffn_gate", wide, hidden), ("ffn_up", wide, hidden), ("ffn_down", hidden, wide))
-    if shape.experts:
-        yield "ffn_gate_inp.weight", (wide, shape.experts)
-        yield from ((f"{part}_exps.weight", (row, rows, shape.experts)) for part, row, rows in each)
-    else:
+    if not shape.experts:
         yield from ((f"{part}.weight", (row, rows)) for part, row, rows in each)
+        return
+    yield "ffn_gate_inp.weight", (wide, shape.experts)
+    if shape.sinks:
+        yield "ffn_gate_inp.bias", (shape.experts,)
+    for part, row, rows in each:
+        yield f"{part}_exps.weight", (row, rows, shape.experts)
+        if shape.sinks:
+            yield f"{part}_exps.bias", (rows, shape.experts)

@@ -1,8 +1,8 @@
-"""Makes quants of an F32, F16 or BF16 GGUF and keeps them in a folder of bounded size.
+"""Makes quants of an F32, F16 or BF16 GGUF: into a cache, a folder of bounded size, or where they are wanted.
 
-Owns the cache's file names, its eviction and its safety: a quant is written under a name of its own and renamed when
-it is whole, so that a half-written one is never taken for a quant; several processes may share the folder. The work is
-done by an engine process that is asked for it; llama.cpp itself must not be known here.
+Owns the cache's file names, its eviction and the safety of what is written: a quant gets a name of its own and is
+renamed when it is whole, so that a half-written one is never taken for a quant; several processes may share the folder.
+The work is done by an engine process that is asked for it; llama.cpp itself must not be known here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,36 +27,24 @@ from quanttui.engine.protocol import Quantize
 from quanttui.errors import UserError
 from quanttui.format import clean, size
 from quanttui.models import header as headers
-from quanttui.models import label
-from quanttui.models.header import Header, Tensor
+from quanttui.models import label, mix
+from quanttui.models.header import Header
+from quanttui.models.mix import Overrides
 
 SPARE_BYTES = 256 << 20
 """Free disk that a quantization leaves."""
-ESTIMATE_ERROR = 0.15
-"""How far a quant may come out above its estimate. Held against llama.cpp's dry runs: 7 % for models of the llama and
-expert kinds, 13 % at most where attention is one fused tensor (phi-2's Q3_K_L): more bits are chosen for those."""
+ESTIMATE_ERROR = 0.02
+"""How far a quant may come out above its estimate: that is exact for the architectures whose rules models.mix has."""
 FOREIGN_LEFTOVER_AGE = 7 * 86400
 """Seconds after which a half-written quant of another machine counts as left over."""
 
-_FALLBACKS = {
-    "Q2_K": "Q4_0",
-    "Q3_K": "Q4_0",
-    "Q4_K": "Q5_0",
-    "Q5_K": "Q5_1",
-    "Q6_K": "Q8_0",
-    "TQ1_0": "Q4_0",
-    "TQ2_0": "Q4_0",
-    "Q2_0": "Q4_0",
-    "IQ1_S": "IQ4_NL",
-    "IQ1_M": "IQ4_NL",
-    "IQ2_XXS": "IQ4_NL",
-    "IQ2_XS": "IQ4_NL",
-    "IQ2_S": "IQ4_NL",
-    "IQ3_XXS": "IQ4_NL",
-    "IQ3_S": "IQ4_NL",
-    "IQ4_XS": "IQ4_NL",
-}
-"""What llama.cpp (llama-quant.cpp, tensor_type_fallback) puts where a row does not divide into the type's blocks."""
+TYPES = frozenset(quant.tensor_type for quant in quants.QUANTS if quant.writable)
+"""Tensor types that llama.cpp can make."""
+
+_WANT_MATRIX = frozenset({"IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"})
+_SPARED = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
+"""Which tensor types llama.cpp makes only with an importance matrix, but for these tensors (llama-quant.cpp,
+tensor_requires_imatrix)."""
 
 
 class Asks(Protocol):
@@ -77,43 +65,51 @@ class Cached:
     in_use: bool
 
 
-def estimate_bytes(header: Header, quant: quants.Quant) -> int:
+def estimate_bytes(header: Header, quant: quants.Quant, imatrix: bool = False, overrides: Overrides = ()) -> int:
     """The size of the file that quantizing `header`'s model to `quant` makes, in bytes, within ESTIMATE_ERROR.
 
-    Blocks at the quant's nominal bits, embedding and output at their types, small tensors as they are; rows that do
-    not divide into blocks at the type that llama.cpp falls back to.
+    Exact but for the keys that quantizing adds, some hundred bytes, for the architectures that models.mix knows.
     """
-    tied = all(tensor.name != "output.weight" for tensor in header.tensors)
-    data = sum(_estimated(tensor, quant, tied) for tensor in header.tensors)
-    return header.data_offset + round(data) + header.alignment * len(header.tensors) // 2
+    return mix.requantized(header, quant, imatrix, overrides).file_bytes
 
 
-def _estimated(tensor: Tensor, quant: quants.Quant, tied: bool) -> float:
-    if not _is_quantized(tensor):
-        return tensor.bytes
-    if quant.family == "float":
-        return tensor.elements * quants.BY_TYPE_NAME[quant.tensor_type].bits / 8
-    part = headers.role(tensor.name)
-    if part == "output" or (part == "embedding" and tied):
-        return _sized(tensor, quant.output if tensor.shape[0] % quant.block == 0 else "Q8_0")
-    if part == "embedding":
-        return _sized(tensor, quant.embedding)
-    if quant.name == "MXFP4_MOE" and part != "experts":
-        return _sized(tensor, "Q8_0")
-    return _sized(tensor, quant.tensor_type) * quant.block_bits / quants.BY_TYPE_NAME[quant.tensor_type].bits
+def wanting(header: Header, quant: quants.Quant, matrix: Container[str] | None, overrides: Overrides = ()) -> str:
+    """The tensor for which llama.cpp will ask for an importance matrix, "" where it makes the quant.
+
+    `matrix` are the names that the matrix has, None where there is none.
+    """
+    kinds = mix.types(header, quant, matrix is not None, overrides)
+    for tensor in sorted(header.tensors, key=mix.order):
+        kind = kinds[tensor.name]
+        wants = kind in _WANT_MATRIX or (kind == "Q2_K" and quant.name == "Q2_K_S")
+        if wants and tensor.name not in _SPARED and not (matrix is not None and tensor.name in matrix):
+            return tensor.name
+    return ""
 
 
-def _sized(tensor: Tensor, kind: str) -> float:
-    """Bytes of the tensor in that type, or in what llama.cpp falls back to."""
-    for candidate in (kind, _FALLBACKS.get(kind, "F16"), "F16"):
-        if tensor.shape[0] % quants.BY_TYPE_NAME[candidate].block == 0:
-            return tensor.elements * quants.BY_TYPE_NAME[candidate].bits / 8
-    return tensor.bytes
+def overridden(words: Iterable[str], header: Header) -> tuple[tuple[str, str], ...]:
+    """The overrides that words such as `attn_v=q8_0` mean: as of llama-quantize, which knows patterns in lower case.
 
-
-def _is_quantized(tensor: Tensor) -> bool:
-    small = "_norm." in tensor.name or "ffn_gate_inp" in tensor.name
-    return len(tensor.shape) > 1 and tensor.name.endswith("weight") and not small
+    Raises:
+        UserError: one is none, has no such type, or fits no tensor that is quantized.
+    """
+    found = []
+    names = [tensor.name for tensor in header.tensors if mix.allowed(tensor)]
+    for word in words:
+        pattern, _, kind = word.partition("=")
+        flag, pattern, kind = f"--tensor-type {clean(word, 80)}", pattern.lower(), kind.strip().upper()
+        if not pattern or not kind:
+            raise UserError(f"{flag}: is no PATTERN=TYPE, such as attn_v=q8_0")
+        if kind not in TYPES:
+            raise UserError(f"{flag}: llama.cpp makes no such type; there are {', '.join(sorted(TYPES))}")
+        try:
+            fits = any(map(re.compile(pattern).search, names))
+        except re.error as error:
+            raise UserError(f"{flag}: is no regular expression ({clean(str(error), 80)})") from None
+        if not fits:
+            raise UserError(f"{flag}: no tensor that is quantized has it in its name")
+        found.append((pattern, kind))
+    return tuple(found)
 
 
 def make(
@@ -125,6 +121,7 @@ def make(
     *,
     build: str,
     free: Callable[[Path], int] | None = None,
+    overrides: Overrides = (),
 ) -> Generator[events.Event, None, Path]:
     """Have `arm.source` quantized to `arm.quant`, or find it in the cache: `file = yield from make(…)`.
 
@@ -141,19 +138,64 @@ def make(
     quant = _wanted(arm, header)
     if not label.is_unquantized(header):
         return _as_it_is(header, quant)
-    key = yield from _key(arm, header, quant, cache, build)
+    key = yield from _key(arm, header, quant, cache, build, overrides)
     folder = cache / "quants"
     target = folder / f"{label.without_quant(source.name)[:60] or 'model'}-{quant.name}-{key}.gguf"
-    _prepare(folder)
+    prepare(folder, "as the cache of quants")
     _mark(target)
     try:
         if not _is_whole(target):
-            yield from _make(arm, quant, header, engine, target, max_bytes, threads, free or _free)
+            estimate = estimate_bytes(header, quant, bool(arm.imatrix), overrides)
+            make_room(folder, estimate, max_bytes, free or free_bytes)
+            yield from _make(arm, quant, header, engine, target, threads, overrides)
         _touch(target)
     except BaseException:
         release(target)
         raise
     return target
+
+
+def make_at(
+    arm: events.PlannedArm,
+    engine: Asks,
+    target: Path,
+    threads: int,
+    *,
+    free: Callable[[Path], int] | None = None,
+    overrides: Overrides = (),
+) -> Generator[events.Event, None, Path]:
+    """Have `arm.source` quantized to `arm.quant` into the file `target`: it appears whole or not at all.
+
+    What was there is replaced. Yields as `make` does.
+
+    Raises:
+        UserError: the source cannot be quantized to that, or the disk has no room for it.
+        Exception: what the engine raises.
+    """
+    header = headers.read(Path(arm.source))
+    quant = _wanted(arm, header)
+    if not label.is_unquantized(header):
+        _as_it_is(header, quant)
+    if target.exists() and any(target.samefile(file) for file in header.files):
+        raise UserError(f"{clean(str(target), 200)} is the source itself: name another folder with --out")
+    prepare(target.parent, "to write to")
+    fitting(target.parent, estimate_bytes(header, quant, bool(arm.imatrix), overrides), free or free_bytes)
+    yield from _make(arm, quant, header, engine, target, threads, overrides)
+    return target
+
+
+def fitting(folder: Path, estimate: int, free: Callable[[Path], int]) -> None:
+    """That files of about `estimate` bytes together fit onto the folder's disk.
+
+    Raises:
+        UserError: they do not, in bytes.
+    """
+    needed, available = round(estimate * (1 + ESTIMATE_ERROR)), free(folder)
+    if needed > available - SPARE_BYTES:
+        raise UserError(
+            f"{clean(str(folder), 200)} has no room for {size(needed)} ({needed} bytes): its disk has {size(available)}"
+            f" free, of which {size(SPARE_BYTES)} are left: name another folder, or fewer quants"
+        )
 
 
 def release(file: Path) -> None:
@@ -223,12 +265,10 @@ def _make(
     header: Header,
     engine: Asks,
     target: Path,
-    max_bytes: int,
     threads: int,
-    free: Callable[[Path], int],
+    overrides: Overrides,
 ) -> Generator[events.Event, None, None]:
     """Quantize under a name of this process's own, check the result, and only then give it its name."""
-    make_room(target.parent, estimate_bytes(header, quant), max_bytes, free)
     temporary = target.with_name(f".{target.name}.{_me()}.{uuid.uuid4().hex[:8]}.tmp")
     request = Quantize(
         arm=arm.id,
@@ -238,11 +278,12 @@ def _make(
         ftype=quant.ftype,
         imatrix=arm.imatrix,
         threads=threads,
+        tensor_types=tuple(overrides),
     )
     try:
         yield from engine.ask(request)
         headers.read(temporary)
-        _settle(temporary, target)
+        settle(temporary, target)
     except Exception as error:
         if quant.needs_imatrix and not arm.imatrix and getattr(error, "outcome", "") == "refused":
             raise UserError(
@@ -275,7 +316,7 @@ def _as_it_is(header: Header, quant: quants.Quant) -> Path:
 
 
 def _key(
-    arm: events.PlannedArm, header: Header, quant: quants.Quant, cache: Path, build: str
+    arm: events.PlannedArm, header: Header, quant: quants.Quant, cache: Path, build: str, overrides: Overrides
 ) -> Generator[events.Event, None, str]:
     """The cache's key: what went into the quant, hashed. Large sources take a while: nothing is quantized yet."""
     digests = []
@@ -288,7 +329,8 @@ def _key(
                 digests.append(done.value)
                 break
             yield events.PhaseProgress(arm=arm.id, phase="quantize", fraction=0.0)
-    return hashlib.sha256("\0".join([quant.name, build, *digests]).encode()).hexdigest()[:16]
+    named = [f"{pattern}={kind}" for pattern, kind in overrides]
+    return hashlib.sha256("\0".join([quant.name, build, *digests, *named]).encode()).hexdigest()[:16]
 
 
 _OWNED = re.compile(
@@ -332,7 +374,7 @@ def _touch(target: Path) -> None:
     os.utime(target, ns=(time.time_ns(), status.st_mtime_ns))
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path, use: str) -> None:
     """Make the folder, and remove what dead processes left in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -341,7 +383,7 @@ def _prepare(folder: Path) -> None:
             if match and _is_leftover(Path(entry.path), match):
                 Path(entry.path).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{clean(str(folder), 200)} cannot be used as the cache of quants: {error.strerror}") from None
+        raise UserError(f"{clean(str(folder), 200)} cannot be used {use}: {error.strerror}") from None
 
 
 def _is_leftover(path: Path, match: re.Match[str]) -> bool:
@@ -361,7 +403,7 @@ def _is_whole(target: Path) -> bool:
     return True
 
 
-def _settle(temporary: Path, target: Path) -> None:
+def settle(temporary: Path, target: Path) -> None:
     """Onto the disk, then under its name: a crash leaves the whole quant or none."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
@@ -374,5 +416,6 @@ def _settle(temporary: Path, target: Path) -> None:
             os.close(handle)
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """What is free on the folder's disk."""
     return shutil.disk_usage(folder).free

@@ -1,7 +1,7 @@
 """The report as data: one JSON object, schema 1. What is absent is null; figures are plain numbers.
 
-    {"schema": 1, "model": name, "host": {…}, "arms": [{"id", "quant", "kv", "settings", "outcome", "error", "bytes",
-     "bits_per_weight", "tensor_types", "prompt", "decode", "tainted", "depths", "perplexity", "paired", "kld",
+    {"schema": 1, "model": name, "host": {…}, "arms": [{"id", "quant", "ghost", "kv", "settings", "outcome", "error",
+     "bytes", "bits_per_weight", "tensor_types", "prompt", "decode", "tainted", "depths", "perplexity", "paired", "kld",
      "decision", "peak_memory", "energy", "placed", "reproduced", "disturbed", "drift", "verdicts"}], …}
 
 Beside those keys: `build` (versions), `session` (its state), `asked` (all settings), `schedule` and `order` of them,
@@ -91,6 +91,7 @@ def _arm(arm: ArmSummary, rows: Rows | None) -> dict[str, Any]:
     return {
         "id": arm.id,
         "quant": arm.quant,
+        "ghost": arm.ghost,
         "kv": arm.kv or arm.settings["kv"],
         "settings": plain(arm.settings),
         "outcome": arm.outcome,

@@ -283,7 +283,7 @@ def _row(arm: ArmSummary, base: str) -> list[str]:
         ABSENT if arm.bits_per_weight is None else f"{arm.bits_per_weight:.2f}",
         _speed(arm.prompt, prompt_mark),
         _speed(decode, mark),
-        _quality(arm.perplexity),
+        "ghost" if arm.ghost else _quality(arm.perplexity),
         "base" if arm.id == base else _delta(arm.delta, arm.perplexity),
         significant(decode.gb_s) + mark if decode and decode.gb_s is not None else ABSENT,
         percent(decode.mbu) + mark if decode and decode.mbu is not None else ABSENT,

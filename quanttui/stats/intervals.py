@@ -45,6 +45,22 @@ def paired_ratio(
     return difference, sd / math.sqrt(len(each))
 
 
+def student(freedom: int, z: float = 1.959964) -> float:
+    """How many standard errors of a mean its interval reaches to either side, with so many degrees of freedom.
+
+    95 % with the z given. Fisher's expansion of the t distribution's quantile about the normal one's (Abramowitz and
+    Stegun 26.7.5, four terms): within 0.1 % from 4 degrees on. For a number of values that was chosen beforehand.
+    """
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return math.fsum(term / freedom**power for power, term in enumerate(terms))
+
+
 def median(values: Sequence[float]) -> float:
     """The middle value, or the mean of the two middle ones."""
     ordered = sorted(values)

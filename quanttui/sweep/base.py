@@ -39,7 +39,7 @@ def choose(state: State, folder: Path, chunks: int, pair_fits: bool) -> e.BaseCh
         count = min(given.chunks, chunks)
         return e.BaseChosen(base=Path(settings.kld_base).name, how="given", chunks=count, file=settings.kld_base)
     shape = base.file.shape if base is not None and base.file is not None else None
-    if base is None or shape is None or len(state.arms) < 2:
+    if base is None or shape is None or len(paired.scored(state)) < 2:
         return e.BaseChosen(base=base.id if base else "", how="none", why="")
     cap = min(settings.kld_bytes, int(SHARE_OF_DISK * shutil.disk_usage(folder).free))
     fitting = divergence.affordable(cap, settings.context, shape.vocabulary)

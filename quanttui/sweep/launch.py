@@ -19,15 +19,15 @@ from typing import Any
 import msgspec
 import psutil
 
-from quanttui import __version__, headless, session
+from quanttui import __version__, headless, quants, session, shapes
 from quanttui import events as e
 from quanttui.diagnosis import ceilings, thresholds
 from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
-from quanttui.format import clean
+from quanttui.format import clean, size
 from quanttui.measure import corpus, divergence, tasks
-from quanttui.models import sources
+from quanttui.models import sources, tiles
 from quanttui.probes import bandwidth, host
 from quanttui.probes.memory import limits
 from quanttui.probes.sampler import Sampler
@@ -35,6 +35,10 @@ from quanttui.state import State
 from quanttui.stats.intervals import median
 from quanttui.sweep import plan, room
 from quanttui.sweep.runner import Options, Sweep
+
+GHOST_QUANTS = "Q8_0,Q4_K_M,Q2_K"
+GHOST_PROMPT, GHOST_DECODE = 64, 16
+"""Tokens of a repetition of the demo's ghosts: a third of a billion weights are to take no longer than all else."""
 
 DEMO_QUANTS = "F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,IQ3_XS,Q2_K,IQ2_XS"
 
@@ -46,8 +50,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     `text` names the perplexity's text ("" for the default). `settings.threads` 0 means the physical cores,
     `settings.schedule` auto what fits. `kv` are the KV cache's types, an arm with each; `shuffled`: arms come in a
-    random order, by the settings' seed. `observer` knows what watching costs with a build and so many threads.
-    `screen` are more arguments of the monitor (tui.app.Monitor).
+    random order, by the settings' seed. `ghosts`: the demo has some, for 0.7 GB in the cache. `observer` knows what
+    watching costs with a build and so many threads. `screen` are more arguments of the monitor (tui.app.Monitor).
     """
 
     models: tuple[str, ...] = ()
@@ -62,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     headless: bool = False
     detach: bool = False
     demo: bool = False
+    ghosts: bool = False
     sessions_dir: Path
     cache_dir: Path
     cache_bytes: int
@@ -223,14 +228,16 @@ def _say(text: str) -> None:
 
 def _opened(request: Request) -> session.Writer:
     """A new session with its first event in the log."""
-    models, quants = request.models, request.quants
+    models, wanted = request.models, request.quants
     if request.demo:
         from quanttui.models import pocket
 
-        models, quants = (str(pocket.MODEL),), quants or DEMO_QUANTS
-    name, files = sources.resolve(models, quants, imatrix=request.imatrix)
+        models, wanted = (str(pocket.MODEL),), wanted or DEMO_QUANTS
+    name, files = sources.resolve(models, wanted, imatrix=request.imatrix)
     planned = plan.with_kv(files, request.kv)
-    settings = _scheduled(_settings(request), planned, request.shuffled)
+    haunting, said = _ghosts(request) if request.demo else ((), ())
+    planned += haunting
+    settings = _scheduled(_settings(request, planned), planned, request.shuffled)
     machine = host.host()
     built = build()
     folder = session.create(request.sessions_dir, name, request.session)
@@ -244,7 +251,7 @@ def _opened(request: Request) -> session.Writer:
             settings=settings,
             plan=planned,
             origin_ns=writer.origin_ns,
-            notes=_notes(machine, built),
+            notes=(*_notes(machine, built), *said),
             observer=request.observer(built, settings.threads),
             wall=time.time(),
             pid=os.getpid(),
@@ -254,6 +261,23 @@ def _opened(request: Request) -> session.Writer:
     _recall(writer, request.cache_dir)
     session.write_manifest(folder, session.manifest(writer.state))
     return writer
+
+
+def _ghosts(request: Request) -> tuple[tuple[e.PlannedArm, ...], tuple[str, ...]]:
+    """The demo's ghosts, larger than any cache, beside which the shipped model shows how fast what a cache holds is;
+    and what is to be said of them. None where quants were named, speed is not asked for, or there is no room."""
+    if not request.ghosts or request.quants or "speed" not in request.settings.tasks:
+        return (), ()
+    each = [sources.ghost(f"ghost:{shapes.DEMO}", quant) for quant in quants.parse(GHOST_QUANTS)]
+    arms = tuple(
+        msgspec.structs.replace(arm, id=f"ghost-{arm.quant}", prompt=GHOST_PROMPT, decode=GHOST_DECODE) for arm in each
+    )
+    missing = tiles.missing_bytes(arms, request.cache_dir)
+    if not tiles.fits(missing, request.cache_dir, request.cache_bytes):
+        return (), (f"without its ghosts: {size(missing)} have no room in {clean(str(request.cache_dir), 200)}",)
+    if missing and not request.json:
+        _say(f"writing {size(missing)} of ghosts into {clean(str(request.cache_dir), 200)} (--no-ghosts: without them)")
+    return arms, ()
 
 
 def _resumed(request: Request) -> session.Writer:
@@ -315,14 +339,19 @@ def _same_prompts(folder: Path, settings: e.Settings) -> None:
             raise UserError(f"{what}: changed since {folder} was begun: put the old file back, or start a new session")
 
 
-def _settings(request: Request) -> e.Settings:
-    """The settings with what only this machine can say filled in: threads, the text's path and digest.
+def _settings(request: Request, planned: tuple[e.PlannedArm, ...]) -> e.Settings:
+    """The settings with what only this machine can say filled in: threads, the text's path and digest. Of ghosts alone
+    nothing but speed is asked.
 
     Raises:
-        UserError: the text cannot be had, or a threshold is none.
+        UserError: the text cannot be had, a threshold is none, or nothing is asked that a ghost could answer.
     """
     settings = request.settings
     thresholds.check(dict(settings.thresholds))
+    if all(arm.ghost for arm in planned):
+        if "speed" not in settings.tasks:
+            raise UserError("--tasks: a ghost has random weights: there is nothing to ask of it but speed")
+        settings = msgspec.structs.replace(settings, tasks=("speed",))
     changes: dict[str, object] = {"text": ""}
     if settings.threads == 0:
         changes["threads"] = host.host().cores

@@ -45,7 +45,7 @@ def with_kv(planned: Sequence[e.PlannedArm], types: Sequence[str]) -> tuple[e.Pl
 
 def base_first(settings: e.Settings, planned: Sequence[e.PlannedArm]) -> tuple[str, ...]:
     """The arms' ids in the plan's order, the base before all others: these are compared with it as they come."""
-    base = paired.choose(settings, [Arm(plan=arm) for arm in planned])
+    base = paired.choose(settings, [Arm(plan=arm) for arm in planned if not arm.ghost])
     names = [arm.id for arm in planned]
     if base is None or not wants_perplexity(settings):
         return tuple(names)
@@ -59,12 +59,16 @@ def shuffled(settings: e.Settings, planned: Sequence[e.PlannedArm]) -> tuple[str
     return (first, *(rest[at] for at in draws(len(rest), settings.seed)))
 
 
-def tests(settings: e.Settings) -> list[Test]:
-    """The speed tests that the settings ask for: kind, tokens, depth, in llama-bench's order at each depth."""
+def tests(settings: e.Settings, arm: e.PlannedArm | None = None) -> list[Test]:
+    """The speed tests that the settings ask for: kind, tokens, depth, in llama-bench's order at each depth.
+
+    They are as many for every arm: one may have tokens of its own in them, but no tests of its own.
+    """
     if "speed" not in settings.tasks or settings.repetitions == 0:
         return []
+    own = {"prompt": arm.prompt, "decode": arm.decode} if arm is not None else {}
     asked = (("prompt", settings.prompt), ("decode", settings.decode))
-    return [(kind, tokens, depth) for depth in settings.depths for kind, tokens in asked if tokens > 0]
+    return [(kind, own.get(kind) or tokens, depth) for depth in settings.depths for kind, tokens in asked if tokens > 0]
 
 
 def repetition(
@@ -101,8 +105,10 @@ def is_precise(rates: list[float], precision: float) -> bool:
     return found.radius is not None and found.radius <= precision * found.mean
 
 
-def wants_perplexity(settings: e.Settings) -> bool:
-    """Whether the settings ask for perplexity units."""
+def wants_perplexity(settings: e.Settings, arm: e.PlannedArm | None = None) -> bool:
+    """Whether the settings ask for perplexity units; of an arm: a ghost has none."""
+    if arm is not None and arm.ghost:
+        return False
     return bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +17,13 @@ import msgspec
 from quanttui import events as e
 from quanttui import session
 from quanttui import state as fold
+from quanttui.decide import paired
 from quanttui.diagnosis import ceilings, drift, roofline
 from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
 from quanttui.errors import UserError
 from quanttui.measure.tasks import Task
-from quanttui.models import header, label, quantize
+from quanttui.models import header, label, quantize, tiles
 from quanttui.probes import apple
 from quanttui.sweep import answers, base, plan, requests, room, schedule
 from quanttui.sweep.schedule import Step
@@ -604,7 +605,7 @@ class Sweep:
                 tensor_types=header.tensor_types(read),
                 shape=shape,
                 sha256=digest,
-                imatrix=planned.imatrix,
+                imatrix=planned.imatrix or header.imatrix(read),
                 label_note="; ".join(filter(None, (said, shape.note))),
                 attempt=number,
             )
@@ -627,21 +628,28 @@ class Sweep:
         """The quant in the cache, made now if it is not there: an engine is started only then."""
         if (held := self._files.get(planned.id)) is not None:
             return held
-        with self._phase(planned.id, "quantize", number):
-            making = quantize.make(
-                planned,
-                _Asked(self._quantizer, f"{planned.id}.quantize", self.options.patience),
-                self.options.cache,
-                max_bytes=self.options.cache_bytes,
-                threads=self.settings.threads,
-                build=self.writer.state.build.llama_cpp if self.writer.state.build else "",
-            )
+        with self._phase(planned.id, "quantize", number), closing(self._making(planned)) as making:
             while True:
                 try:
                     self._append(next(making))
                 except StopIteration as made:
                     self._files[planned.id] = Path(made.value)
                     return self._files[planned.id]
+                if planned.ghost:  # an engine is interrupted by itself
+                    self._check()
+
+    def _making(self, planned: e.PlannedArm) -> Generator[e.Event, None, Path]:
+        """What makes the arm's file: a ghost needs nothing but its shape, a quant an engine."""
+        if planned.ghost:
+            return tiles.make(planned, self.options.cache, self.options.cache_bytes)
+        return quantize.make(
+            planned,
+            _Asked(self._quantizer, f"{planned.id}.quantize", self.options.patience),
+            self.options.cache,
+            max_bytes=self.options.cache_bytes,
+            threads=self.settings.threads,
+            build=self.writer.state.build.llama_cpp if self.writer.state.build else "",
+        )
 
     @contextmanager
     def _quantizer(self, name: str) -> Iterator[Engine]:
@@ -655,9 +663,12 @@ class Sweep:
         if step.phase not in ("prompt", "decode") or self.settings.schedule == "sequential" or not self._together():
             return []
         (unit,) = step.units
-        test = unit.kind, unit.tokens, unit.depth
         state, steps = self.writer.state, []
         for arm in state.arms.values():
+            each = plan.tests(self.settings, arm.plan)
+            test = next((one for one in each if (one[0], one[2]) == (unit.kind, unit.depth)), None)
+            if test is None:
+                continue
             first = plan.repetition(self.settings, arm, arm.attempt, test)
             if arm.outcome in ("planned", "running") and first and self._warmed.get(arm.id) != test:
                 steps.append(Step(arm.id, "warm", 1, (first,)))
@@ -723,8 +734,9 @@ class Sweep:
         state, folder = self.writer.state, self.writer.folder
         arm, chunks = state.arms[step.arm], self._chunks(step.arm)
         if "kld" in self.settings.tasks and state.base is None:
-            pair = sorted(state.arms, key=lambda name: -(state.arms[name].plan.bytes or 0))[:2]
-            self._append(base.choose(state, folder, chunks, room.arms_fit(state, pair, self._free)))
+            pair = sorted(paired.scored(state), key=lambda one: -(one.plan.bytes or 0))[:2]
+            fit = room.arms_fit(state, [one.id for one in pair], self._free)
+            self._append(base.choose(state, folder, chunks, fit))
         told = base.told(state, folder, arm, step.units, chunks)
         if told is not None and told.ring:
             told = self._beside(told, step.units, chunks)

@@ -65,7 +65,7 @@ def following(
 
 def has_more(state: State, arm: Arm, phase: str) -> bool:
     """Whether a timed phase of an arm's latest attempt misses a repetition."""
-    tests = [test for test in plan.tests(state.settings) if test[0] == phase]
+    tests = [test for test in plan.tests(state.settings, arm.plan) if test[0] == phase]
     return any(plan.repetition(state.settings, arm, arm.attempt, test) for test in tests)
 
 
@@ -76,7 +76,7 @@ def _number(arm: Arm) -> int:
 def _speed(state: State, arm: Arm, number: int) -> Step | None:
     """The arm's next repetition."""
     attempt = next((one for one in arm.attempts if one.number == number), None)
-    for test in plan.tests(state.settings):
+    for test in plan.tests(state.settings, arm.plan):
         if unit := plan.repetition(state.settings, arm, attempt, test, number):
             return Step(arm.id, test[0], number, (unit,))
     return None
@@ -93,7 +93,7 @@ def _first(
             return step
         if _is_unprobed(state, arm):
             return Step(arm.id, "bandwidth", number)
-        if number > 1 or not plan.wants_perplexity(state.settings):
+        if number > 1 or not plan.wants_perplexity(state.settings, arm.plan):
             return _last(arm, number, tasks)
         if (known := arm.chunks_planned or counted.get(arm.id)) is None:
             return Step(arm.id, "count")
@@ -107,8 +107,9 @@ def _first(
 
 
 def _last(arm: Arm, number: int, tasks: plan.Tasks) -> Step:
-    """The next item that an arm has to answer once its other figures are there; then its end."""
-    left = plan.missing(plan.items(tasks, arm.id), arm) if number == 1 else []
+    """The next item that an arm has to answer once its other figures are there; then its end. Nothing asks a ghost."""
+    asked = number == 1 and not arm.plan.ghost
+    left = plan.missing(plan.items(tasks, arm.id), arm) if asked else []
     return Step(arm.id, "task", 1, tuple(left[:1])) if left else Step(arm.id, "done", number)
 
 
@@ -127,12 +128,12 @@ def _is_unprobed(state: State, arm: Arm) -> bool:
 def _chunks(state: State, arm: Arm, units: tuple[e.Unit, ...]) -> list[e.Unit] | None:
     """The perplexity units that the arm may score now, none where it is done, None while it waits for the base."""
     left, base = plan.missing(units, arm), paired.planned_base(state)
-    if not left or state.settings.until != "decided" or base is None or len(state.arms) < 2:
+    if not left or state.settings.until != "decided" or base is None or len(paired.scored(state)) < 2:
         return left
     if arm is base:
         at = _drawn(units, arm)
         end = next(level for level in _levels(state.settings, units) if level >= max(1, at))
-        others = [one for one in state.arms.values() if one is not base and one.outcome in ("planned", "running")]
+        others = [one for one in paired.scored(state) if one is not base and one.outcome in ("planned", "running")]
         if not any(_is_open(state, one, base) for one in others):
             return []
         return [unit for unit in left if unit.index < end] or None
@@ -184,20 +185,23 @@ def _in_turns(state: State, arms: list[Arm], together: bool) -> Step | None:
     """The next repetition where the arms take turns."""
     first = [arm for arm in arms if _number(arm) == 1]
     back = state.settings.schedule == "abba"
+    if not arms:
+        return None
+    count = len(plan.tests(state.settings, arms[0].plan))
     if together:
-        for test in plan.tests(state.settings):
-            if step := _turn(state, first, [test], 1, back):
+        for place in range(count):
+            if step := _turn(state, first, slice(place, place + 1), 1, back):
                 return step
         return None
-    return _turn(state, first, plan.tests(state.settings), -(-state.settings.repetitions // 2), back)
+    return _turn(state, first, slice(count), -(-state.settings.repetitions // 2), back)
 
 
-def _turn(state: State, arms: list[Arm], tests: list[plan.Test], block: int, back: bool) -> Step | None:
-    """The first missing repetition of the earliest turn; a turn is `block` repetitions of each test, the last of two
-    blocks all that remain."""
+def _turn(state: State, arms: list[Arm], which: slice, block: int, back: bool) -> Step | None:
+    """The first missing repetition of the earliest turn, of `which` tests of each arm; a turn is `block` repetitions of
+    each test, the last of two blocks all that remain."""
     found: tuple[tuple[int, int], Step] | None = None
     for place, arm in enumerate(arms):
-        for test in tests:
+        for test in plan.tests(state.settings, arm.plan)[which]:
             if unit := plan.repetition(state.settings, arm, arm.attempt, test):
                 turn = unit.index if block == 1 else min(unit.index // block, 1)
                 key = turn, -place if back and turn % 2 else place

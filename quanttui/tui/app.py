@@ -131,7 +131,8 @@ class Monitor(App[str], inherit_bindings=False):
         still: bool = False,
     ) -> None:
         self._themes, wrong = theming.load(paths.themes())
-        super().__init__(driver_class=driver_class(self.hung_up))
+        bare = evidence.settled(os.environ) == "none"  # else Textual greys the terminal's own colours: black on black
+        super().__init__(driver_class=driver_class(self.hung_up), ansi_color=bare or None)
         self.folder = folder
         self._sessions, self._link = sessions, link
         self._disturb = disturb
@@ -773,12 +774,15 @@ class Monitor(App[str], inherit_bindings=False):
     # what lies over the screen, and beside it
 
     def action_help(self) -> None:
-        if self.view is not None:
+        if isinstance(self.screen, Page):
+            self.screen.action_help()
+        elif self.view is not None:
             self.push_screen(Help(self.view, self._glyphs, self.colours))
 
     def action_palette(self) -> None:
         if self.view is not None:
-            self.push_screen(Palette(self.view, self._glyphs, self.colours), self._picked)
+            scope = keys.EVERYWHERE if isinstance(self.screen, Page) else keys.MONITOR
+            self.push_screen(Palette(self.view, self._glyphs, self.colours, scope), self._picked)
 
     async def _picked(self, answer: str | None) -> None:
         if answer:

@@ -17,7 +17,7 @@ class Action(msgspec.Struct, frozen=True):
 
     `brief` is the footer's word ("" leaves it to another's), `words` the help's sentence. Lower `priority` stays longer
     in a narrow footer; 0 is never shown there. `scope`: where the keys work, on the monitor alone or on each screen
-    that follows the time cursor.
+    that follows the time cursor. `twin`: the action whose key stands with this one's before the footer's word.
     """
 
     id: str
@@ -27,6 +27,7 @@ class Action(msgspec.Struct, frozen=True):
     words: str
     priority: int = 0
     scope: str = MONITOR
+    twin: str = ""
 
 
 ACTIONS = (
@@ -34,20 +35,22 @@ ACTIONS = (
         "freeze", ("space",), "space", "freeze",
         "freeze the screen while the collection goes on; again: live. In a recording: pause and play", 3, EVERYWHERE,
     ),
-    Action("earlier", ("left",), "←→", "time", "5 s back in time", 4, EVERYWHERE),
+    Action("earlier", ("left",), "←", "time", "5 s back in time", 4, EVERYWHERE, "later"),
     Action("later", ("right",), "→", "", "5 s forward in time", 0, EVERYWHERE),
     Action("far_earlier", ("shift+left",), "shift+←", "", "50 s back", 0, EVERYWHERE),
     Action("far_later", ("shift+right",), "shift+→", "", "50 s forward", 0, EVERYWHERE),
-    Action("previous_phase", ("left_square_bracket",), "[]", "phase", "where a phase began, backwards", 5, EVERYWHERE),
+    Action("previous_phase", ("left_square_bracket",), "[", "phase", "where a phase began, backwards", 5, EVERYWHERE,
+           "next_phase"),
     Action("next_phase", ("right_square_bracket",), "]", "", "where the next phase began", 0, EVERYWHERE),
-    Action("previous_turn", ("left_curly_bracket",), "{}", "quant", "where a quant began, backwards", 14, EVERYWHERE),
+    Action("previous_turn", ("left_curly_bracket",), "{", "quant", "where a quant began, backwards", 14, EVERYWHERE,
+           "next_turn"),
     Action("next_turn", ("right_curly_bracket",), "}", "", "where the next quant began", 0, EVERYWHERE),
     Action("next_flag", ("n",), "n", "flag", "the next moment at which something was doubtful", 6, EVERYWHERE),
     Action("previous_flag", ("N",), "N", "", "the one before", 0, EVERYWHERE),
     Action("first", ("home", "g"), "home", "", "the first event of the session (also g)", 0, EVERYWHERE),
     Action("last", ("end", "G"), "end", "", "the newest event: live again (also G)", 0, EVERYWHERE),
-    Action("faster", ("plus", "equals_sign"), "+-", "speed", "play from here; again: twice as fast, up to 64x", 16,
-           EVERYWHERE),
+    Action("faster", ("plus", "equals_sign"), "+", "speed", "play from here; again: twice as fast, up to 64x", 16,
+           EVERYWHERE, "slower"),
     Action("slower", ("minus",), "-", "", "half as fast, down to 0.25x", 0, EVERYWHERE),
     *(
         Action(
@@ -91,9 +94,11 @@ MARKS = (
     ("[ok]", "done; [i] information, [x] failed"),
     ("✓ ! ▶ ◐ · ✗", "done, done with a doubt, under way, begun but waiting, to come, failed"),
     ("*  …  ~", "tainted (in no ranking), still running, predicted"),
+    ("lane", "L load, P prompt, G gen, X perplexity, T task; Q quantize, H hash, B bandwidth, W warm, A anchor"),
     ("│", "in a chart and in the lane: where the time cursor stands; dim beyond it"),
     ("±95", "95 % confidence sequence: right whenever one looks and stops"),
-    ("call", "perplexity against the base's by that: within, worse, better, open"),
+    ("call", "perplexity against the base's by that: within, worse, better, open; in brackets of this text alone"),
+    ("KLD", "mean KL divergence from the base's probabilities, in nats"),
     ("bus", "achieved GB/s of the measured ceiling; A is the bytes that one token reads"),
     ("reread", "bytes that had to be read again for each token: from swap, from the file"),
 )
@@ -104,9 +109,15 @@ def footer(width: int, keymap: Mapping[str, str] = {}) -> tuple[tuple[str, str],
     """The monitor's keys that fit into `width` cells, (key, word), in the registry's order; the least worth leaves
     first."""
     kept = [action for action in ACTIONS if action.priority]
-    while kept and sum(len(shown(a, keymap)) + len(a.brief) + 1 + gap(width) for a in kept) > width:
+    while kept and sum(len(_together(a, keymap)) + len(a.brief) + 1 + gap(width) for a in kept) > width:
         kept.remove(max(kept, key=lambda action: action.priority))
-    return tuple((shown(action, keymap), action.brief) for action in kept)
+    return tuple((_together(action, keymap), action.brief) for action in kept)
+
+
+def _together(action: Action, keymap: Mapping[str, str]) -> str:
+    """An action's key, with its twin's."""
+    found = [shown(one, keymap) for one in ACTIONS if one.id in (action.id, action.twin)]
+    return ("" if all(len(key) == 1 for key in found) else " ").join(found)
 
 
 def gap(width: int) -> int:

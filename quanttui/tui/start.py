@@ -137,12 +137,12 @@ def offer(
 
 def key(model: Model) -> str:
     """A model's id on the first page."""
-    return "model:" + "\n".join(arm.argument for arm in model.arms)
+    return "model:" + "\0".join(arm.argument for arm in model.arms)
 
 
 def arguments(row: str) -> tuple[str, ...]:
     """What `quanttui run` takes for a model of the first page."""
-    return tuple(row.removeprefix("model:").split("\n"))
+    return tuple(row.removeprefix("model:").split("\0"))
 
 
 def _model(model: Model) -> str:
@@ -183,8 +183,10 @@ def selection(
     tasks: Sequence[str],
     until: str,
     text: str,
+    error: str = "",
 ) -> Selection:
-    """The second page. `wanted` are ids of quants, `text` names what the perplexity is of."""
+    """The second page. `wanted` are ids of quants, `text` names what the perplexity is of, `error` is why the sweep
+    cannot begin."""
     chosen = set(wanted)
     lines = tuple(_line(arm, arm.id in chosen) for arm in plan.arms)
     known = [line.id for line in lines]
@@ -199,6 +201,7 @@ def selection(
         text=clean(text, 60) if {"ppl", "kld"} & set(tasks) else "",
         takes=_takes([arm for arm in plan.arms if arm.id in chosen]),
         notes=tuple(clean(note, 300) for note in plan.notes),
+        error=error,
     )
 
 
@@ -208,7 +211,7 @@ def _takes(arms: Sequence[Fitted]) -> str:
         return "no quant is chosen"
     whole = sum((arm.seconds for arm in arms), Range(0.0, 0.0))
     count = f"{len(arms)} quant{'s' if len(arms) != 1 else ''}"
-    return f"{count}: about {between(whole)}"
+    return f"{count}: about {between(whole)}, a guess"
 
 
 def between(found: Range) -> str:

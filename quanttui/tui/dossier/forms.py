@@ -97,6 +97,8 @@ def absent(at: Subject, phase: str) -> str:
         "decode": speed and settings.decode > 0,
         "perplexity": bool({"ppl", "kld"} & set(settings.tasks)) and settings.chunks != 0,
     }
+    if phase == "perplexity" and mine.ghost:
+        return "never: a ghost, its weights are random"
     if not wanted.get(phase, True):
         return "not measured: the plan has none"
     if mine.outcome == "planned":

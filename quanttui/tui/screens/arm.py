@@ -24,7 +24,11 @@ BLOCK = 1 << 16
 class ArmPage(Page):
     """The dossier of the arm `arm`, as of the moment at which the cursor stands."""
 
-    KEYS = (("↑↓", "scroll"), ("tab", "next quant"), ("enter", "next section"), ("esc", "back"))
+    KEYS = (
+        ("↑↓", "scroll", "scroll by a line (also j and k); page up and page down by a screen"),
+        ("tab", "next quant", "the next quant; shift+tab: the one before"),
+        ("enter", "next section", "the next section; backspace: the one before"),
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "turn(1)", show=False),
         Binding("shift+tab", "turn(-1)", show=False),

@@ -35,7 +35,13 @@ class Session(NamedTuple):
 class ComparePage(Page):
     """The quant `arm` held against another one of this session, or against the same one of `other`."""
 
-    KEYS = (("tab", "view"), ("↑↓", "quant"), ("b", "against"), ("a", "all"), (",.", "item"), ("esc", "back"))
+    KEYS = (
+        ("tab", "view", "the next view: figures, answers, quality against speed, what differs; shift+tab: back"),
+        ("↑↓", "quant", "another quant (also j and k)"),
+        ("b", "against", "hold it against another one"),
+        ("a", "all", "all quants at once; again: this one"),
+        (",.", "item", "in the answers: the item before, the next one; page up and page down scroll"),
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "view(1)", show=False),
         Binding("shift+tab", "view(-1)", show=False),

@@ -71,7 +71,7 @@ class Over(ModalScreen[str]):
 
 
 class Help(Over):
-    """All keys and all marks."""
+    """All keys and all marks. `own`: a page's keys with their words; of the registry's then those that work there."""
 
     TITLE_ = "help"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -82,9 +82,11 @@ class Help(Over):
         Binding("pageup", "scroll_by(-10)", show=False),
     ]
 
-    def __init__(self, view: View, glyphs: Glyphs, palette: Mapping[str, Style]) -> None:
+    def __init__(
+        self, view: View, glyphs: Glyphs, palette: Mapping[str, Style], own: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(view, glyphs, palette)
-        self._top = 0
+        self._top, self._own = 0, own
 
     def action_scroll_by(self, lines: int) -> None:
         sheet = self.query_one(Sheet)
@@ -119,9 +121,10 @@ class Help(Over):
         return 2 * self.WIDTH if width >= 2 * self.WIDTH else self.WIDTH
 
     def _keys(self, width: int, glyphs: Glyphs) -> list[Line]:
-        lines: list[Line] = []
-        for action in filter(lambda one: one.words, keys.ACTIONS):
-            lines += _pair(keys.shown(action, self._view.keymap), action.words, 10, width, glyphs)
+        lines = [line for key, words in self._own for line in _pair(key, words, 10, width, glyphs)]
+        for action in keys.ACTIONS:
+            if action.words and (not self._own or action.scope == keys.EVERYWHERE):
+                lines += _pair(keys.shown(action, self._view.keymap), action.words, 10, width, glyphs)
         return lines
 
     def _marks(self, width: int, glyphs: Glyphs) -> list[Line]:
@@ -268,7 +271,8 @@ class Ask(Over):
 
 
 class Palette(Over):
-    """Actions found by their words: type, choose, enter. The answer is an action's id."""
+    """Actions found by their words, those that work on the screen below: type, choose, enter. The answer is an
+    action's id."""
 
     TITLE_ = "actions"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -280,15 +284,16 @@ class Palette(Over):
     ]
     ROWS = 12
 
-    def __init__(self, view: View, glyphs: Glyphs, palette: Mapping[str, Style]) -> None:
+    def __init__(self, view: View, glyphs: Glyphs, palette: Mapping[str, Style], scope: str = keys.MONITOR) -> None:
         super().__init__(view, glyphs, palette)
-        self._text, self._chosen = "", 0
+        self._text, self._chosen, self._scope = "", 0, scope
 
     @property
     def found(self) -> list[keys.Action]:
         """The actions whose words hold all that was typed."""
         typed = self._text.lower().split()
-        each = [one for one in keys.ACTIONS if one.words and "(" not in one.id]
+        here = (keys.EVERYWHERE, self._scope)
+        each = [one for one in keys.ACTIONS if one.words and "(" not in one.id and one.scope in here]
         return [one for one in each if all(word in f"{one.id} {one.brief} {one.words}".lower() for word in typed)]
 
     def body(self, width: int, glyphs: Glyphs) -> list[Line]:

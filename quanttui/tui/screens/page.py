@@ -17,8 +17,9 @@ from quanttui.summary import Summary
 from quanttui.tui import keys
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, View
+from quanttui.tui.screens.over import Help
 from quanttui.tui.widgets import bars
-from quanttui.tui.widgets.sheet import Sheet, crop, shown
+from quanttui.tui.widgets.sheet import Sheet, crop
 
 FRAME = 3
 """Lines of a page that are header, status line and footer."""
@@ -36,15 +37,16 @@ class Scene(NamedTuple):
 
 
 class Page(Screen[str], inherit_bindings=False):
-    """A page. Its kinds say what it shows (`body`) and which keys it has beside those that work everywhere."""
+    """A page. Its kinds say what it shows (`body`) and which keys it has beside those that work everywhere, each with
+    the footer's word and the help's sentence."""
 
-    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("↑↓", "scroll"), ("esc", "back"))
+    KEYS: ClassVar[tuple[tuple[str, str, str], ...]] = (("↑↓", "scroll", "scroll"),)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(",".join(action.keys), f"app.{action.id}", action.brief, show=False, id=action.id)
-            for action in keys.ACTIONS
-            if action.scope == keys.EVERYWHERE
+            Binding(",".join(one.keys), "help" if one.id == "help" else f"app.{one.id}", show=False, id=one.id)
+            for one in keys.ACTIONS
+            if one.scope == keys.EVERYWHERE
         ),
         *(Binding(key, "dismiss('')", show=False) for key in ("escape", "q", "ctrl+c", "ctrl+z")),
         Binding("down,j", "scroll_by(1)", show=False),
@@ -103,6 +105,11 @@ class Page(Screen[str], inherit_bindings=False):
     def action_scroll_pages(self, pages: int) -> None:
         self.action_scroll_by(pages * max(1, self.size.height - FRAME - 1))
 
+    def action_help(self) -> None:
+        """The keys of this page, those that work everywhere, and the marks."""
+        own = (*((key, words) for key, _, words in self.KEYS), ("esc", "back to where this page was opened (also q)"))
+        self.app.push_screen(Help(self.scene.view, self.glyphs, self._palette, own))
+
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         self.action_scroll_by(3)
 
@@ -122,7 +129,7 @@ class Page(Screen[str], inherit_bindings=False):
         return lines[:height] if height >= FRAME else [crop(line, width) for line in lines[:height]]
 
     def _footer(self, width: int) -> Line:
-        spans: list[tuple[str, str]] = [(" ", "")]
-        for key, word in (*self.KEYS, ("space", "freeze"), ("←→", "time"), ("?", "help")):
-            spans += [(key, "key"), (f" {word}  ", "dim")]
-        return crop(shown(spans, self.glyphs), width)
+        own = ((key, word) for key, word, _ in self.KEYS)
+        return bars.keyed(
+            (*own, ("space", "freeze"), ("←→", "time"), ("esc", "back"), ("?", "help")), width, self.glyphs
+        )

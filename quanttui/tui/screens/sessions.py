@@ -32,7 +32,12 @@ class SessionsPage(Page):
         kept: whether another session may not be opened, for a sweep of this screen runs.
     """
 
-    KEYS = (("↑↓", "select"), ("enter", "open"), ("c", "compare with"), ("d", "delete"), ("esc", "back"))
+    KEYS = (
+        ("↑↓", "select", "select a session (also j and k)"),
+        ("enter", "open", "watch it: live where it runs, else from its end"),
+        ("c", "compare with", "the quant that is selected on the monitor beside the same one of this session"),
+        ("d", "delete", "delete it for good; it is asked first"),
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", show=False),
         Binding("c", "compare", show=False),
@@ -76,6 +81,13 @@ class SessionsPage(Page):
     @property
     def _catalog(self) -> catalog.Catalog:
         return catalog.of(self._found or (), str(self._sessions), self._selected, self._asked)
+
+    def on_key(self, event: events.Key) -> None:
+        """Any key but y answers no where a question waits."""
+        if self._doomed is not None and event.key != "y":
+            event.stop()
+            event.prevent_default()
+            self._ask("")
 
     def action_scroll_by(self, lines: int) -> None:
         self._selected = catalog.moved(self._found or (), self._selected, lines)
@@ -143,6 +155,9 @@ class SessionsPage(Page):
         except (UserError, OSError) as error:
             self._ask(clean(str(error)), "bad")
             return
+        below = catalog.moved(self._found or (), self._selected, 1)
+        above = catalog.moved(self._found or (), self._selected, -1)
+        self._selected = below if below != catalog.key(doomed) else above
         self._found = [one for one in self._found or [] if one is not doomed]
         kept = f"; {left} is left: it is not of the session" if left else ""
         self._ask(f"{clean(doomed.name, 60)} is deleted{kept}", "ok")

@@ -87,7 +87,8 @@ class Start(App[Choice], inherit_bindings=False):
         keymap: Any = None,
         form: str = "auto",
     ) -> None:
-        super().__init__(driver_class=driver_class(lambda: self.exit(None)))
+        bare = evidence.settled(os.environ) == "none"  # else Textual greys the terminal's own colours: black on black
+        super().__init__(driver_class=driver_class(lambda: self.exit(None)), ansi_color=bare or None)
         self._look, self._outline, self._places = look, outline, places
         self._sessions, self._machine, self._text = sessions, machine, text
         self._tasks, self._until, self._notice = tasks, until, notice
@@ -168,7 +169,7 @@ class Start(App[Choice], inherit_bindings=False):
                 self._found, self._plans, self._infos, self._machine, self._here, self._error or self._notice
             )
         text = "the shipped one" if self._model == start.DEMO else self._text
-        return start.selection(self._plan, self._wanted, self._quant, self._tasks, self._until, text)
+        return start.selection(self._plan, self._wanted, self._quant, self._tasks, self._until, text, self._error)
 
     def _show(self) -> None:
         self.sheet.show(self.page)
@@ -181,6 +182,10 @@ class Start(App[Choice], inherit_bindings=False):
         return drawn.selection(view, width, height, glyphs)
 
     # --- actions ----------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """While the help is shown, keys that would change what lies behind it do nothing."""
+        return not self._helping or action in ("help", "next", "return", "leave")
 
     def action_move(self, by: int) -> None:
         view = self.page
@@ -197,6 +202,9 @@ class Start(App[Choice], inherit_bindings=False):
 
     def action_next(self) -> None:
         """Take what is selected: a session is watched, a model's quants are shown, the quants are swept."""
+        if self._helping:
+            self.action_help()
+            return
         view = self.page
         self._error = ""
         if isinstance(view, Selection):
@@ -228,6 +236,7 @@ class Start(App[Choice], inherit_bindings=False):
         if self._plan is None:
             return
         plan = self._planned(() if self._model == start.DEMO else start.arguments(self._model))
+        self._error = plan if isinstance(plan, str) else ""
         if not isinstance(plan, str):
             self._plan = plan
         self._show()
@@ -235,11 +244,13 @@ class Start(App[Choice], inherit_bindings=False):
     def action_take(self) -> None:
         view = self.page
         if isinstance(view, Selection):
+            self._error = ""
             self._wanted ^= {view.selected}
             self._show()
 
     def action_all(self) -> None:
         if self._plan is not None:
+            self._error = ""
             every = {arm.id for arm in self._plan.arms}
             self._wanted = set() if self._wanted == every else every
             self._show()
@@ -255,7 +266,11 @@ class Start(App[Choice], inherit_bindings=False):
         self._again()
 
     def _go(self) -> None:
-        if not self._wanted or not self._tasks or self._plan is None:
+        if self._plan is None:
+            return
+        if not self._wanted or not self._tasks:
+            self._error = "choose a quant: space takes one" if self._tasks else "choose what is measured: 1 to 4"
+            self._show()
             return
         quants = {arm.id: arm.quant for arm in self._plan.arms}
         chosen = [quants[name] for name in quants if name in self._wanted]
@@ -274,4 +289,7 @@ class Start(App[Choice], inherit_bindings=False):
         self._show()
 
     def action_leave(self) -> None:
-        self.exit(None)
+        if self._helping:
+            self.action_help()
+        else:
+            self.exit(None)

@@ -270,6 +270,17 @@ def share(value: float) -> str:
     return f"{round(value * 100, 1) + 0.0:.1f} %"
 
 
+def keyed(pairs: Sequence[tuple[str, str]], width: int, glyphs: Glyphs) -> Line:
+    """Keys with their words, as many as fit: the last two stay longest, the others leave from the right."""
+    fitting, gap = list(pairs), keys.gap(width)
+    while len(fitting) > 1 and sum(width_of(f"{key} {word}") + gap for key, word in fitting) - gap >= width:
+        del fitting[max(0, len(fitting) - 3)]
+    spans: list[Span] = [(" ", "")]
+    for key, word in fitting:
+        spans += [(key, "key"), (f" {word}{' ' * gap}", "dim")]
+    return crop(shown(spans, glyphs), width)
+
+
 def footer(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """The keys that work, as many as fit."""
     spans: list[Span] = [(" ", "")]

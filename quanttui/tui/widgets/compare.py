@@ -84,7 +84,7 @@ def _named(side: Side) -> Span:
 
 def _cells(side: Side, against: Against | None) -> tuple[Span, ...]:
     """The cells after the name."""
-    star, role = ("*", "bad") if side.tainted else ("", "text")
+    star, role = ("*", "bad") if side.tainted and side.tok_s is not None else ("", "text")
     absent: Span = (ABSENT, "dim") if against is not None else ("first", "dim")
     ratio, said, lost, half = absent, ("", ""), absent, ("", "")
     if against is not None and against.speed is not None:
@@ -163,7 +163,8 @@ def speed(view: Comparison, width: int, height: int, glyphs: Glyphs) -> list[Lin
             noise = f", noise {percent(against.speed.floor)} %" if against.speed.floor is not None else ""
             said = f"{times(against.speed)} {spread(against.speed)}, {against.speed.n} {how}{noise}"
             right = ((said, _CALLS.get(against.speed.call, "text")),)
-        head = sides((_named(side), _rate(side)), right, across, glyphs)
+        known = (_named(side), _rate(side)) if side.tok_s is not None else (_named(side),)
+        head = sides(known, right, across, glyphs)
         if curve is None or rows < 3:
             return [head]
         drawn = over_progress(curve, curves[0], span, across * glyphs.curve.across)
@@ -185,7 +186,8 @@ def perplexity(view: Comparison, width: int, height: int, glyphs: Glyphs) -> lis
     def block(index: int, across: int, rows: int) -> list[Line]:
         one, side = others[index], view.sides[index + 1]
         if one.loss is None:
-            return [sides((_named(side), _quality(side)), ((one.why_loss, "warn"),), across, glyphs)]
+            known = (_named(side), _quality(side)) if side.perplexity is not None else (_named(side),)
+            return [sides(known, ((one.why_loss, "warn"),), across, glyphs)]
         found = one.loss
         about = "of this text" if found.of_text else "of such texts"
         said = f"{change(found)} ±{_half(found)} %, {found.chunks} common chunks, {about}"
@@ -337,6 +339,9 @@ def _said(words: str, width: int, glyphs: Glyphs) -> list[Line]:
 def _none(view: Comparison, against: Against | None) -> str:
     if against is None:
         return "nothing to compare with"
+    silent = [side.name for side in view.sides if side.name in (against.first, against.name) and not side.answers]
+    if len(silent) == 1:
+        return f"{silent[0]} has not answered yet"
     if against.alone:
         return f"{against.first} and {against.name} were not asked the same: {against.alone} answers have no other"
     return "no answers: the sweep has no task that asks for any (--tasks …,prompts)"

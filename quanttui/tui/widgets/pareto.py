@@ -58,7 +58,7 @@ def points(summary: Summary) -> Scatter:
             lost = 0.0
         if one.decode is not None and lost is not None:
             found.append(_point(one, lost))
-        elif one.outcome not in ("planned", "skipped"):
+        elif one.outcome not in ("planned", "skipped") and not one.ghost:
             missing.append(f"{one.id}: no {'speed' if one.decode is None else 'perplexity'}")
     return Scatter(front(found), f"Δppl % vs {clean(summary.base, 20)}" if summary.base else "Δppl %", tuple(missing))
 

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Span
 from quanttui.tui.start import HEADINGS, Offer, Row, Selection
-from quanttui.tui.widgets.bars import wrap
+from quanttui.tui.widgets.bars import keyed, wrap
 from quanttui.tui.widgets.sheet import crop, cut, pad, shown, sides, width_of
 
 NAME = 30
 """Cells for a model's name where there is room."""
+
+WIDE = 80
+"""Columns from which tasks are said in words."""
 
 FIRST_OUT = ("context", "time", "size", "need", "rate", "fit")
 """Columns of the second page in the order in which a narrow screen does without them."""
@@ -29,7 +32,7 @@ def offer(view: Offer, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         said = view.notice or view.where
         busy = "looking for models … " if view.busy else ""
         foot = [*_wrapped(f" {busy}{said}", "warn" if view.notice else "dim", width, 2, glyphs)]
-    foot = [*foot, _keys(OFFER_KEYS, width, glyphs)] if height > 1 else []
+    foot = [*foot, keyed(OFFER_KEYS, width, glyphs)] if height > 1 else []
     body: list[tuple[Line, str]] = []
     for row in view.rows:
         if row.heading and height > 8:
@@ -63,10 +66,12 @@ def selection(view: Selection, width: int, height: int, glyphs: Glyphs) -> list[
     if height > 9:
         foot += [crop((), width), _tasks(view, width, glyphs)]
         foot += [_score(view, width, glyphs)]
-        foot += _wrapped(f" {view.takes}, a guess", "strong", width, 1, glyphs)
-    for note in (view.error, *view.notes)[: max(0, height // 8)]:
-        foot += _wrapped(f" {note}", "bad" if note == view.error else "dim", width, 2, glyphs) if note else []
-    foot.append(_keys(SELECTION_KEYS, width, glyphs))
+        foot += _wrapped(f" {view.takes}", "strong", width, 1, glyphs)
+    if view.error and height > 4:
+        foot += _wrapped(f" {view.error}", "bad", width, 2, glyphs)
+    for note in view.notes[: max(0, height // 8 - 1)]:
+        foot += _wrapped(f" {note}", "dim", width, 2, glyphs)
+    foot.append(keyed(SELECTION_KEYS, width, glyphs))
     room = max(0, height - 2 - len(foot))
     widths = fitted(view, width)
     heading = "      " + "  ".join(pad(HEADINGS[name], cells, name not in LEFT) for name, cells in widths.items())
@@ -109,10 +114,13 @@ def _quant(
 
 
 def _tasks(view: Selection, width: int, glyphs: Glyphs) -> Line:
-    """What is measured, each with its key."""
-    spans: list[Span] = [(" measure  ", "dim")]
-    for number, (_, words, on) in enumerate(view.tasks, 1):
-        spans += [(f"{number} ", "key"), (f"[{'x' if on else ' '}] {words}   ", "text" if on else "dim")]
+    """What is measured, each with its key; in short where all of it has no room."""
+    wide = width >= WIDE
+    spans: list[Span] = [(" measure  " if wide else " ", "dim")]
+    for number, (name, words, on) in enumerate(view.tasks, 1):
+        gap = "" if number == len(view.tasks) else "   " if wide else " "
+        said = f" [{'x' if on else ' '}] {words}{gap}" if wide else f"[{'x' if on else ' '}]{name}{gap}"
+        spans += [(f"{number}", "key"), (said, "text" if on else "dim")]
     return crop(cut(shown(spans, glyphs), width, glyphs), width)
 
 
@@ -120,22 +128,17 @@ def _score(view: Selection, width: int, glyphs: Glyphs) -> Line:
     """How much of the text is scored, and which."""
     if not view.text:
         return crop((), width)
-    sign = "x" if view.decided else " "
+    sign, role = ("x", "text") if view.decided else (" ", "dim")
     spans: list[Span] = [(" text     ", "dim"), (f"{view.text}   ", "text"), ("d ", "key")]
-    spans.append((f"[{sign}] only until each quant is decided", "text" if view.decided else "dim"))
+    spans.append((f"[{sign}] only until each quant is decided", role))
+    if width < WIDE:
+        spans = [(" ", ""), ("d", "key"), (f"[{sign}]until decided  ", role), (view.text, "dim")]
     return crop(cut(shown(spans, glyphs), width, glyphs), width)
 
 
 def _wrapped(text: str, role: str, width: int, most: int, glyphs: Glyphs) -> list[Line]:
     lines = wrap(shown([(text, role)], glyphs), width, 2)[:most]
     return [crop(line, width) for line in lines]
-
-
-def _keys(keys: tuple[tuple[str, str], ...], width: int, glyphs: Glyphs) -> Line:
-    spans: list[Span] = [(" ", "")]
-    for key, word in keys:
-        spans += [(key, "key"), (f" {word}  ", "dim")]
-    return crop(shown(spans, glyphs), width)
 
 
 HELP = (
@@ -165,4 +168,4 @@ def help_(width: int, height: int, glyphs: Glyphs) -> list[Line]:
         for index, line in enumerate(wrap(shown([(words, "text")], glyphs), max(8, width - 12), 0) or [()]):
             lines.append(crop(((f" {first if index == 0 else ' ' * 9} ", "key"), *line), width))
     lines += [crop((), width)] * (height - len(lines) - 1)
-    return [*lines[: max(0, height - 1)], _keys((("esc", "back"),), width, glyphs)][:height]
+    return [*lines[: max(0, height - 1)], keyed((("esc", "back"),), width, glyphs)][:height]

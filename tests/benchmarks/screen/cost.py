@@ -125,8 +125,8 @@ def idle(bench: Bench) -> list[Figure]:
 
 
 def unfocused(bench: Bench) -> list[Figure]:
-    """Live, in a window that somebody has turned away from: what looking costs, without the sampler and the sweep, which
-    go on measuring as ever."""
+    """Live, in a window that somebody has turned away from: what looking costs. The sampler and the sweep go on
+    measuring as ever, and are told beside it."""
     cost = measured(bench, _STEADY, begin=lambda terminal: terminal.press("\x1b[O"))
     looking = sum(cost.parts.get(part, 0.0) for part in ("screen", "follower"))
     told = (cost.told, f"with the sampler and the sweep {100 * cost.process:.2f} %")
