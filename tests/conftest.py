@@ -1,4 +1,4 @@
-"""What several test files need. Nothing here imports textual, llama_cpp or anything else that is slow."""
+"""What several test files need. Nothing here imports llama_cpp, or of Textual more than one small module."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no larger inputs in {folder}: QUANTTUI_SHARED names another folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brisk() -> None:
+    """Textual's pilot looks oftener whether the app is idle after a key: half of the suite was that wait."""
+    from textual import _wait
+
+    _wait.SLEEP_GRANULARITY, _wait.SLEEP_IDLE = 1 / 250, 1 / 2500

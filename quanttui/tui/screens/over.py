@@ -165,6 +165,12 @@ class Choice(Over):
     def __init__(self, view: View, glyphs: Glyphs, palette: Mapping[str, Style]) -> None:
         super().__init__(view, glyphs, palette)
         self._chosen = 0
+        self._answer_to(self.CHOICES)
+
+    def _answer_to(self, choices: tuple[tuple[str, str, str, str], ...]) -> None:
+        """The answers' own keys: as bindings, so that one typed right after the key that asked is not lost."""
+        for name, key, _, _ in choices:
+            self._bindings.bind(key, f"dismiss('{name}')", show=False)
 
     def body(self, width: int, glyphs: Glyphs) -> list[Line]:
         lines: list[Line] = []
@@ -175,13 +181,6 @@ class Choice(Over):
             said = pad(words, cells, mark=glyphs.text("…"))
             lines.append(((pad(f" {shown_key:<4}{brief:<18}", 23), f"key{mark}"), (said, f"text{mark}")))
         return lines
-
-    def on_key(self, event: events.Key) -> None:
-        """The answers' own keys."""
-        for name, key, _, _ in self.CHOICES:
-            if event.key == key:
-                event.stop()
-                self.dismiss(name)
 
     def action_choose(self, by: int) -> None:
         self._chosen = (self._chosen + by) % len(self.CHOICES)
@@ -211,6 +210,7 @@ class Sure(Choice):
         super().__init__(view, glyphs, palette)
         self._question = question
         self.CHOICES = (("stay", "escape", "no", no), ("yes", "y", "yes", yes))
+        self._answer_to(self.CHOICES)
 
     @property
     def title_(self) -> str:
