@@ -368,6 +368,9 @@ async def test_help_names_every_key_that_the_footer_does(sweep_folder: Path) -> 
         await pilot.press("question_mark")
         assert isinstance(app.screen, Help)
         text = screen_text(app)
+        for _ in range(6):
+            await pilot.press("pagedown")
+            text += screen_text(app)
         for action in keys.ACTIONS:
             if action.priority:
                 assert f"{keys.shown(action)} " in text
