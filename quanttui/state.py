@@ -380,6 +380,7 @@ class State(msgspec.Struct):
                 self.changed = event.n
         elif kind is not e.Beat and kind is not e.PhaseProgress:
             self.changed = event.n
+            self._touch_arm(getattr(event, "arm", ""), event.n)
 
     def _touch_arm(self, name: str, n: int) -> None:
         arm = self.arms.get(name)

@@ -235,17 +235,35 @@ class Known:
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[tuple[object, ...], ArmSummary]] = {}
+        self._shared: tuple[State, int, tuple[object, ...]] | None = None
 
     def arm(self, state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         """The arm's summary."""
         if arm.outcome == "running":
             return _arm(state, arm, base, over)
-        clock = windows.best_clock(state) if state.host is not None and state.host.gpus else None
-        key = arm.changed, state.changed, base.changed if base is not None else None, over, clock
+        if self._shared is None or self._shared[0] is not state or self._shared[1] != state.n:
+            self._shared = state, state.n, _shared(state)
+        key = arm.changed, base.changed if base is not None else None, over, self._shared[2]
         kept = self._found.get(arm.id)
         if kept is None or kept[0] != key:
             kept = self._found[arm.id] = key, _arm(state, arm, base, over)
         return kept[1]
+
+
+def _shared(state: State) -> tuple[object, ...]:
+    """What the summary of one arm takes from the others and from the session: bandwidth measured next to any quant, the
+    anchor's rounds, the idle machine, what was asked for. Of what only grows, how much there is."""
+    attempts = [attempt for arm in state.arms.values() for attempt in arm.attempts]
+    return (
+        state.settings,
+        state.closed,
+        len(state.resumed),
+        state.remembered,
+        (state.idle.joules, state.idle.seconds) if state.idle is not None else None,
+        sum(len(attempt.ceilings) for attempt in attempts),
+        sum(len(arm.anchor) for arm in state.arms.values()),
+        windows.best_clock(state) if state.host is not None and state.host.gpus else None,
+    )
 
 
 def summarize(state: State, over: bool = False, known: Known | None = None) -> Summary:

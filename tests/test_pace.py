@@ -63,8 +63,8 @@ def test_a_long_repetition_gets_a_whole_frame_every_three_seconds_and_one_at_its
     assert next(t for t, due in painted if due == "whole" and t > 9.5) == 12.0
 
 
-@given(st.floats(1.6, 2.9))
-def test_whole_frames_come_right_after_a_repetition_where_repetitions_are_shorter_than_three_seconds(
+@given(st.floats(1.6, 2.6))
+def test_whole_frames_come_right_after_a_repetition_where_repetitions_are_shorter_than_the_wait(
     seconds: float,
 ) -> None:
     """Never deeper inside one than the reader is late; or in the gap between two."""

@@ -63,8 +63,8 @@ PROGRESS = 2_000
 STEADY = 0.95
 """Seconds for which charts keep their bounds."""
 
-PATIENT = Rates(0.5, 0.5)
-"""How often it says so."""
+PATIENT = Rates(1.0, 4.0)
+"""How often it says so: what was read is painted seldom, for painting takes from the reading."""
 
 QUIT, LEAVE, STOP, HUNG_UP = "quit", "leave", "stop", "hang-up"
 """What `Monitor.run()` returns: the screen was closed; the sweep is to go on without it; the sweep was asked to stop;
@@ -285,7 +285,7 @@ class Monitor(App[str], inherit_bindings=False):
         """Come back soon: more of the log is there than was folded. Where that takes long, show how far it is."""
         if not self._chasing:
             self._chasing = True
-            self.set_timer(CATCHING_UP, self._chase)
+            self.set_timer(0.001 if self.feed.waiting > PROGRESS else CATCHING_UP, self._chase)
         if self.feed.waiting > PROGRESS and not self._still and not self._waiting():
             due = self._pace.due(now, PATIENT)
             if due:

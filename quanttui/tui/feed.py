@@ -59,7 +59,7 @@ class Follower(threading.Thread):
         self.arrived = time.monotonic()
         self.error = ""
         self._reader = session.Reader(folder, offset)
-        self._wake = threading.Event()
+        self._wake, self._fed = threading.Event(), threading.Event()
         self._over = False
 
     def run(self) -> None:
@@ -85,6 +85,7 @@ class Follower(threading.Thread):
         if more:
             self.arrived = time.monotonic()
         self.at_end = not more
+        self._fed.set()
         if ended:
             self._ended()
         return more
@@ -92,6 +93,17 @@ class Follower(threading.Thread):
     def hurry(self) -> None:
         """Look at once."""
         self._wake.set()
+
+    def more(self, until: float) -> bool:
+        """Wait for the next block while the log has more; whether it may be there."""
+        left = min(0.02, until - time.monotonic())
+        if self.at_end or left <= 0:
+            return False
+        self._fed.clear()
+        self.hurry()
+        if not self.queue:
+            self._fed.wait(left)
+        return True
 
     def stop(self) -> None:
         self._over = True
@@ -301,7 +313,9 @@ class Feed:
         follower = self._follower
         at_end, queue, until = follower.at_end, follower.queue, time.monotonic() + budget
         count, see = 0, self._frames.see
-        while queue:
+        while queue or (budget > BUDGET and follower.more(until)):
+            if not queue:
+                continue
             event, offset = queue.popleft()
             self.tail.apply(event)
             self._folded = offset

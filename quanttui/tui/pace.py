@@ -1,7 +1,7 @@
 """How often what is painted. Pure: time comes in as an argument.
 
 A dashboard at ordinary rates takes 6 % off a decode that fills every core (measured, 2 threads on 2 cores): so while
-repetitions are timed on all cores only a few numbers are painted, once a second, and whole frames where one repetition
+repetitions are timed on all cores only a few numbers are painted, every 1.4 s, and whole frames where one repetition
 ends and the next begins, or every 3 s inside a long one.
 """
 
@@ -28,9 +28,9 @@ class Rates(msgspec.Struct, frozen=True):
 
 ORDINARY = Rates(0.2, 1.0)
 REMOTE = Rates(0.5, 2.0)
-UNFOCUSED = Rates(2.0, 10.0)
+UNFOCUSED = Rates(4.0, 12.0)
 STILL = Rates(2.0, 30.0)
-QUIET = Rates(1.0, 3.0, few=True, between=1.5)
+QUIET = Rates(1.4, 2.8, few=True, between=1.5)
 
 SLACK = 0.02
 """Seconds by which a timer may be early."""
