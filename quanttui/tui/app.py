@@ -63,7 +63,7 @@ PROGRESS = 2_000
 STEADY = 0.95
 """Seconds for which charts keep their bounds."""
 
-PATIENT = Rates(1.0, 4.0)
+PATIENT = Rates(1.0, 60.0)
 """How often it says so: what was read is painted seldom, for painting takes from the reading."""
 
 QUIT, LEAVE, STOP, HUNG_UP = "quit", "leave", "stop", "hang-up"

@@ -37,6 +37,9 @@ BUSY = 0.2
 APART = 2
 """How many times further apart key frames are that a viewer has to make: it is waited for."""
 
+LONG = 16 << 20
+"""Bytes of a log from which on it is read in one go."""
+
 _BLOCK = 1 << 20
 
 
@@ -240,8 +243,14 @@ class Feed:
                 self.tail, offset = self._frames.state(frame), frame.offset
                 break
         self._folded = offset
+        self._ahead, self._ended = ahead, ended
         self._follower = Follower(folder, offset, ahead, ended)
-        self._follower.start()
+        self._long: session.Reader | None = None
+        if self._left > LONG:
+            self._long = session.Reader(folder, offset)
+            self._events = self._long.events()
+        else:
+            self._follower.start()
 
     @property
     def state(self) -> State:
@@ -308,8 +317,33 @@ class Feed:
             self._place.close()
             self._place = None
 
+    @property
+    def _left(self) -> int:
+        """Bytes of the log that were not folded yet."""
+        with suppress(OSError):
+            return max(0, (self.folder / session.EVENTS).stat().st_size - self._folded)
+        return 0
+
+    def _read_long(self, reader: session.Reader, budget: float) -> bool:
+        """Go on with a log of which much is to be read, in this thread alone: two would wait for each other. Then the
+        follower takes over."""
+        until, see = time.monotonic() + budget, self._frames.see
+        for count, event in enumerate(self._events, 1):
+            self.tail.apply(event)
+            self._folded = reader.offset
+            see(self.tail, reader.offset)
+            if count % 64 == 0 and time.monotonic() > until:
+                return False
+        reader.close()
+        self._long = None
+        self._follower = Follower(self.folder, self._folded, self._ahead, self._ended)
+        self._follower.start()
+        return False
+
     def _follow(self, budget: float) -> bool:
         """Fold what the reader has; whether that was all there is."""
+        if self._long is not None:
+            return self._read_long(self._long, budget)
         follower = self._follower
         at_end, queue, until = follower.at_end, follower.queue, time.monotonic() + budget
         count, see = 0, self._frames.see
@@ -332,7 +366,7 @@ class Feed:
     def share(self) -> float:
         """How much of the log is known, 0 to 1."""
         with suppress(OSError):
-            return min(1.0, self._folded / max(1, (self.folder / session.EVENTS).stat().st_size))
+            return self._folded / max(1, self._folded + self._left)
         return 1.0
 
     @property
@@ -342,8 +376,8 @@ class Feed:
 
     @property
     def waiting(self) -> int:
-        """Events that were read and not folded yet."""
-        return len(self._follower.queue)
+        """Events that were read and not folded yet; about how many there are, where much is still to be read."""
+        return self._left // 200 if self._long is not None else len(self._follower.queue)
 
     @property
     def poll(self) -> float:
@@ -366,6 +400,9 @@ class Feed:
 
     def close(self) -> None:
         self._follower.stop()
-        self._follower.join(timeout=1)
+        if self._follower.is_alive():
+            self._follower.join(timeout=1)
+        if self._long is not None:
+            self._long.close()
         self._leave_place()
         self._frames.close()
