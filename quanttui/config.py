@@ -34,8 +34,11 @@ TEST_PREFIX = "QUANTTUI_TEST_"
 NOT_KEYS = frozenset({"QUANTTUI_CONFIG", "QUANTTUI_SHARED"})
 """Variables with our prefix that set no key: the file to read, and where the tests find their inputs."""
 
-PERCENTAGES = ("precision", "drift", "tolerance")
+PERCENTAGES = ("precision", "drift", "tolerance", "margin")
 """Keys that take a percentage, with or without its sign."""
+
+ANSWERED = frozenset({"mmlu", "ner", "traps", "structured", "prompts"})
+"""Tasks whose items every quant answers."""
 
 Count = Annotated[int, Meta(ge=0, le=2**24, description="a whole number, 0 or more")]
 Positive = Annotated[int, Meta(ge=1, le=2**24, description="a whole number, 1 or more")]
@@ -47,14 +50,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     quants: Annotated[tuple[str, ...], Meta(description="quants by name, or common, or all")] = ()
     tasks: Annotated[
-        tuple[Literal["speed", "ppl", "kld", "prompts"], ...],
-        Meta(min_length=1, description="one or more of speed, ppl, kld and prompts"),
+        tuple[Literal["speed", "ppl", "kld", "mmlu", "ner", "traps", "structured", "prompts"], ...],
+        Meta(min_length=1, description="one or more of speed, ppl, kld, mmlu, ner, traps, structured and prompts"),
     ] = ("speed", "ppl", "kld")
     text: Annotated[str, Meta(min_length=1, description="a text file, or pocket, or wikitext-2")] = "wikitext-2"
     chunks: Annotated[int, Meta(ge=-1, le=2**24, description="a whole number, -1 for all of the text, 0 for none")] = -1
     prompts: Annotated[str, Meta(description="a file with a prompt a line, as JSON")] = ""
     max_tokens: Annotated[int, Meta(ge=1, le=32_768, description="a whole number from 1 to 32768")] = 128
     chat: Annotated[bool, Meta(description="true or false")] = False
+    mmlu: Annotated[str, Meta(description="a folder of MMLU's files")] = ""
+    mmlu_subjects: Annotated[tuple[str, ...], Meta(max_length=64, description="subjects of MMLU by name")] = ()
+    mmlu_items: Positive = 500
+    mmlu_score: Annotated[Literal["generate", "logits"], Meta(description="generate or logits")] = "generate"
+    ner: Annotated[str, Meta(description="a file in CoNLL's columns")] = ""
+    ner_items: Positive = 300
+    items_seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295")] = 42
+    thinking: Annotated[Literal["auto", "on", "off", "both"], Meta(description="auto, on, off or both")] = "auto"
+    margin: Annotated[float, Meta(gt=0, lt=100, description="a percentage above 0 and below 100")] = 1.0
     prompt: Count = 512
     decode: Count = 128
     depth: Annotated[
@@ -177,7 +189,8 @@ def settings(config: Config) -> Settings:
         UserError: nothing is left to measure.
     """
     speed = "speed" in config.tasks and config.repetitions and (config.prompt or config.decode)
-    if not speed and not ({"ppl", "kld"} & set(config.tasks) and config.chunks) and "prompts" not in config.tasks:
+    scored = {"ppl", "kld"} & set(config.tasks) and config.chunks
+    if not speed and not scored and not ANSWERED & set(config.tasks):
         raise UserError(
             "nothing is left to measure: give --prompt or --decode with --repetitions, or --chunks, more than 0, "
             "and name their task in --tasks"
@@ -215,6 +228,15 @@ def settings(config: Config) -> Settings:
         prompts=config.prompts,
         max_tokens=config.max_tokens,
         chat=config.chat,
+        mmlu=config.mmlu,
+        mmlu_subjects=config.mmlu_subjects,
+        mmlu_items=config.mmlu_items,
+        mmlu_score=config.mmlu_score,
+        ner=config.ner,
+        ner_items=config.ner_items,
+        items_seed=config.items_seed,
+        thinking="" if config.thinking == "auto" else config.thinking,
+        margin=config.margin / 100,
         load_mode=config.load_mode,
         repack=config.repack,
         thresholds=tuple(sorted(config.thresholds.items())),

@@ -143,6 +143,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `prompts`: the file of the task of that name, "" for the shipped ones. An answer has at most `max_tokens` tokens,
     where its prompt says nothing else. `chat`: a prompt that is plain text is given as a user's message, too, where the
     model has a chat template.
+    `mmlu` is a folder of MMLU's files and `ner` a file in CoNLL's columns, "" for those that `datasets` fetches. Of
+    `mmlu_subjects` (empty: ten of them) so many items are drawn by `items_seed`, as many of `ner`'s sentences;
+    `mmlu_score`: generate (the first letter of the answer) or logits (the choice's log-likelihood). `thinking`: the
+    chat template's switch, on, off, or both one after the other; "" leaves it alone. `digests`: the SHA-256 of each
+    task's items, by its name. `margin`: two quants whose shares of right answers differ by less than this are the same.
     `thresholds` of verdicts that differ from diagnosis.thresholds', by name; `bandwidth`: GB/s (1e9 bytes per second)
     of devices as configured, by name: cpu, gpu0. `load_mode` and `repack` are llama.cpp's own: how the file is brought
     into memory, and whether the CPU backend may rearrange weights into memory of its own.
@@ -183,6 +188,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prompts_sha256: str = ""
     max_tokens: int = 128
     chat: bool = False
+    mmlu: str = ""
+    mmlu_subjects: tuple[str, ...] = ()
+    mmlu_items: int = 500
+    mmlu_score: str = "generate"
+    ner: str = ""
+    ner_items: int = 300
+    items_seed: int = 42
+    thinking: str = ""
+    digests: tuple[tuple[str, str], ...] = ()
+    margin: float = 0.01
     load_mode: str = "auto"
     repack: bool = True
     thresholds: tuple[tuple[str, float], ...] = ()
@@ -591,7 +606,14 @@ class Item(Event, frozen=True, kw_only=True, tag="item"):
     model's template, "plain" as it stands, else why there was no template for its messages. `answer` is its beginning
     (ANSWER characters); all of it lies as a line of JSON in `file` (relative to the session) from byte `offset`.
     `correct` by the item's check, which asks for `expected`: None where there is no check, or no answer.
-    `tokens` were answered to `prompt_tokens` in `ns`, from `at` on; `stopped` is one of STOPPED.
+    `tokens` were answered to `prompt_tokens` in `ns`, from `at` on; `stopped` is one of STOPPED. The first `shared` of
+    the prompt's tokens were in memory from the item before.
+
+    `group`: the items that it belongs to (a subject, a kind). `chosen`: the choice that was made, "" without one;
+    `logs`: the log-likelihood in nats of each choice, where they were weighed instead of an answer generated.
+    `parsed`: the answer is what was asked for in form (a JSON array, a letter); `valid`: it meets its schema. None where
+    nobody asks. `spans`: entities that are right, wrong, and missed. `thought`: tokens of the answer spent thinking,
+    None where the model says nothing of it; the answer that is judged is what follows them.
     """
 
     unit: Unit
@@ -608,6 +630,14 @@ class Item(Event, frozen=True, kw_only=True, tag="item"):
     expected: str = ""
     file: str = ""
     offset: int = 0
+    shared: int = 0
+    group: str = ""
+    chosen: str = ""
+    logs: tuple[float, ...] = ()
+    parsed: bool | None = None
+    valid: bool | None = None
+    spans: tuple[int, int, int] | None = None
+    thought: int | None = None
 
 
 ANSWER = 2000

@@ -146,6 +146,13 @@ class Answer(msgspec.Struct, frozen=True):
     form: str
     file: str
     offset: int
+    group: str = ""
+    chosen: str = ""
+    logs: tuple[float, ...] = ()
+    parsed: bool | None = None
+    valid: bool | None = None
+    spans: tuple[int, int, int] | None = None
+    thought: int | None = None
 
 
 class Energy(msgspec.Struct):
@@ -829,7 +836,8 @@ def _item(state: State, event: e.Item) -> None:
     arm.items_planned[unit.task] = event.items
     arm.items[key] = Answer(
         unit, text, event.correct, event.expected, event.stopped, event.tokens, event.prompt_tokens, event.ns, event.at,
-        event.prompt, event.form, event.file, event.offset,
+        event.prompt, event.form, event.file, event.offset, event.group, event.chosen, event.logs, event.parsed,
+        event.valid, event.spans, event.thought,
     )  # fmt: skip
 
 
