@@ -29,9 +29,11 @@ class Series(msgspec.Struct):
     def add(self, x: float, value: float) -> None:
         """Take a value at x >= 0. Order does not matter, save for `last`."""
         index = int(x / self.width)
-        if index >= len(self.sums):
+        try:
+            self.sums[index] += value
+        except IndexError:
             index = self._reach(x)
-        self.sums[index] += value
+            self.sums[index] += value
         self.counts[index] += 1
         if x >= self.last_x:
             self.last, self.last_x = value, x

@@ -362,8 +362,10 @@ class State(msgspec.Struct):
 
     def apply(self, event: e.Event | e.Unknown) -> None:
         """Take the next event. An event of a newer schema is counted and otherwise skipped."""
-        self.t = max(self.t, event.t)
-        self.n = max(self.n, event.n)
+        if event.t > self.t:
+            self.t = event.t
+        if event.n > self.n:
+            self.n = event.n
         rule = RULES.get(type(event))
         if rule is None:
             self.unknown += 1
@@ -375,12 +377,13 @@ class State(msgspec.Struct):
         """Note whom the event concerned: what is known of all other arms is what it was."""
         kind = type(event)
         if kind is e.Sample:
-            if (span := self.span) is not None:
-                if span.phase == "idle":
-                    self.changed = event.n
+            running, span = self.running, self.span
+            if running is not None:
+                self._touch_arm(running.unit.arm, event.n)
+            if span is not None and (running is None or span.arm != running.unit.arm):
                 self._touch_arm(span.arm, event.n)
-            if self.running is not None:
-                self._touch_arm(self.running.unit.arm, event.n)
+            if span is not None and span.phase == "idle":
+                self.changed = event.n
         elif kind in _OF_A_UNIT:
             self._touch_arm(event.unit.arm, event.n)
             if kind is e.UnitDone and event.unit.kind == "anchor":
@@ -407,7 +410,8 @@ class State(msgspec.Struct):
     @property
     def span(self) -> Span | None:
         """The phase under way."""
-        return self.spans[-1] if self.spans and self.spans[-1].end is None else None
+        last = self.spans[-1] if self.spans else None
+        return last if last is not None and last.end is None else None
 
     @property
     def phase(self) -> str:
@@ -608,18 +612,18 @@ def _kernel(state: State, event: e.KernelRate) -> None:
 
 def _sample(state: State, event: e.Sample) -> None:
     before, then = state.readings, state.readings_t
-    now = event.readings
-    elapsed = event.t - then if then is not None else 0.0
+    now, t = event.readings, event.t
+    elapsed = t - then if then is not None else 0.0
     same = event.pid == state.pid
     if elapsed > 0:
         for name, rate, is_engines in _RATES:
-            new, old = now.get(name), before.get(name)
-            if new is not None and old is not None and new >= old and (same or not is_engines):
-                _add(state, rate, event.t, (new - old) / elapsed)
+            new = now.get(name)
+            if new is not None and (old := before.get(name)) is not None and new >= old and (same or not is_engines):
+                _add(state, rate, t, (new - old) / elapsed)
     for name in LEVELS:
-        if name in now:
-            _add(state, name, event.t, now[name])
-    gpus = {name: value for name, value in now.items() if name[:3] == "gpu"}
+        if (new := now.get(name)) is not None:
+            _add(state, name, t, new)
+    gpus = {name: value for name, value in now.items() if name.startswith("gpu")}
     if gpus:
         for name, seen in (
             ("gpu.util", highest(gpus, "util")),
@@ -648,7 +652,7 @@ def _sample(state: State, event: e.Sample) -> None:
 def _sliced(state: State, running: Running, event: e.Sample, gpus: dict[str, float]) -> None:
     """Go on with the open slice of the unit under way, and end it once it is long enough."""
     now = event.readings
-    for name, value in _devices_seen(gpus).items():
+    for name, value in (_devices_seen(gpus) if gpus else {}).items():
         running.open[name] = running.open.get(name, 0.0) + value
     running.open_samples += 1
     if running.edge_t is None:
@@ -706,13 +710,14 @@ def _thin(slices: list[Slice]) -> None:
 def _take(slices: list[Slice], running: Running, begin: float, end: float, tokens: float) -> None:
     """Give tokens that came evenly from `begin` to `end` to the slices of the unit that they came in; what lies beyond
     the last one waits, and what lies before the first is of none."""
-    last = slices[-1].end if slices and slices[-1].at == running.at else None
-    edge = last if last is not None else running.at
+    at = running.at
+    last = slices[-1] if slices else None
+    edge = last.end if last is not None and last.at == at else at
     if end > edge:
-        since = max(begin, edge)
+        since = begin if begin > edge else edge
         running.untaken.append((since, end, tokens * (end - since) / (end - begin) if end > begin else tokens))
     for one in reversed(slices):
-        if one.at != running.at or one.end <= begin:
+        if one.at != at or one.end <= begin:
             return
         overlap = min(end, one.end) - max(begin, one.start)
         if overlap > 0:
@@ -777,8 +782,9 @@ def _energy(state: State, event: e.Sample, before: dict[str, float], then: float
 
 
 def _add(state: State, name: str, t: float, value: float) -> None:
-    series = state.series.get(name)
-    if series is None:
+    try:
+        series = state.series[name]
+    except KeyError:
         series = state.series[name] = Series(width=SAMPLE_BIN)
     series.add(t, value)
 
@@ -791,10 +797,11 @@ def _tokens(state: State, event: e.Tokens) -> None:
     unit, count, ns = event.unit, len(event.ns), sum(event.ns)
     attempt = _attempt_of(state, unit)
     if unit.kind == "decode":
-        for each in event.ns:
+        add, at = attempt.rate.add, attempt.tokens
+        for place, each in enumerate(event.ns, at):
             if each > 0:
-                attempt.rate.add(float(attempt.tokens), 1e9 / each)
-            attempt.tokens += 1
+                add(float(place), 1e9 / each)
+        attempt.tokens = at + count
     running = state.running
     if running is not None and running.unit == unit:
         begin = running.at + running.ns / 1e9
@@ -828,6 +835,10 @@ def _item(state: State, event: e.Item) -> None:
     arm, unit = _arm(state, event.unit.arm), event.unit
     if event.form not in ("chat", "plain") and not any(event.form == one.form for one in arm.items.values()):
         state.note(event.t, "info", f"{unit.arm}: prompts are given as plain text: {event.form}", unit.arm)
+    asked = state.settings.thinking and event.form == "chat" and event.switched is None
+    if asked and not any(one.form == "chat" for one in arm.items.values()):
+        text = f"{unit.arm}: its chat template has no switch for thinking: it thinks or not as it is"
+        state.note(event.t, "warn", text, unit.arm)
     key = f"{unit.task}/{unit.item}"
     before = arm.items.get(key)
     arm.texts -= len(before.text) if before else 0

@@ -37,9 +37,9 @@ class Speed(msgspec.Struct, frozen=True):
     """Tokens per second over the repetitions of one kind in one attempt.
 
     `tok_s` and `sd` are llama-bench's avg_ts and stddev_ts: mean and standard deviation (n - 1) of the rates of the `n`
-    repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions. `gb_s`
-    (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of decode only, and None where the
-    cache holds the weights. `clean` is the speed outside of re-reading and CPU contention, None where there was
+    repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions, and
+    where it would reach below 0. `gb_s` (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of
+    decode only, and None where the cache holds the weights. `clean` is the speed outside of re-reading and CPU contention, None where there was
     neither, nothing else, or something else that contaminated all of it.
     """
 
@@ -235,6 +235,7 @@ class Known:
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[tuple[object, ...], ArmSummary]] = {}
+        self._parts: dict[str, tuple[tuple[object, ...], verdicts.Parts]] = {}
         self._shared: tuple[State, int, tuple[object, ...]] | None = None
 
     def arm(self, state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
@@ -246,7 +247,17 @@ class Known:
         key = arm.changed, base.changed if base is not None else None, over, self._shared[2]
         kept = self._found.get(arm.id)
         if kept is None or kept[0] != key:
-            kept = self._found[arm.id] = key, _arm(state, arm, base, over)
+            kept = self._found[arm.id] = key, _arm(state, arm, base, over, self._parts_of(state, arm))
+        return kept[1]
+
+    def _parts_of(self, state: State, arm: Arm) -> verdicts.Parts:
+        """What is known of the arm's phases, whatever became of others meanwhile: seeking finds them again."""
+        key = arm.changed, state.settings, state.host, len(state.resumed)
+        kept = self._parts.get(arm.id)
+        if kept is None or kept[0] != key:
+            kept = key, {}
+            if arm.attempts:
+                self._parts[arm.id] = kept
         return kept[1]
 
 
@@ -337,9 +348,11 @@ def peak(arm: ArmSummary) -> float | None:
     return max(each, default=None) or None
 
 
-def _arm(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
+def _arm(
+    state: State, arm: Arm, base: Arm | None, over: bool, known: verdicts.Parts | None = None
+) -> ArmSummary:
     outcome, error = _outcome(arm, over)
-    judged = verdicts.of_arm(state, arm)
+    judged = verdicts.of_arm(state, arm, known=known)
     file = arm.file
     return ArmSummary(
         id=clean(arm.id, 80),
@@ -428,7 +441,8 @@ def _speed(done: list[Repetition]) -> Speed:
     rates = [one.tok_s for one in done]
     mean, sd = mean_sd(rates)
     radius = mean_sequence(rates, tuned_for=REPETITIONS).radius
-    return Speed(tok_s=mean, tok_s_median=median(rates), sd=sd, n=len(rates), radius=radius)
+    known = radius is not None and radius < mean
+    return Speed(tok_s=mean, tok_s_median=median(rates), sd=sd, n=len(rates), radius=radius if known else None)
 
 
 def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:

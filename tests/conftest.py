@@ -1,13 +1,45 @@
-"""What several test files need. Nothing here imports llama_cpp, or of Textual more than one small module."""
+"""What several test files need. Nothing here imports llama_cpp, or of Textual more than one small module.
+
+Tests run on several cores at once, file by file (pytest-xdist); those marked `alone` have the machine to themselves.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+LOCKS = CHECKOUT / ".pytest_cache" / "machine"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Fixtures of any scope are made within: they measure, too."""
+    with _machine(item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _machine(alone: bool) -> Iterator[None]:
+    """Hold the machine, beside other processes of this run or alone. Who wants it alone waits at the door, and those
+    who come after wait behind."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        door, room = (held.enter_context(open(LOCKS / name, "wb")) for name in ("door", "room"))
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session")

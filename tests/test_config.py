@@ -149,7 +149,7 @@ def test_the_file_is_the_one_named_by_flag_then_by_variable(tmp_path: Path) -> N
         ("polite", 1),
         ("tasks", "speed"),
         ("tasks", []),
-        ("tasks", ["mmlu"]),
+        ("tasks", ["rouge"]),
         ("tensor_split", [-1]),
         ("kv", "q3_k"),
         ("flash_attn", True),
@@ -229,7 +229,7 @@ def test_settings_carry_every_key_that_is_measured_with(tmp_path: Path) -> None:
     settings = msgspec.to_builtins(config.settings(config.load(file=file, environment={})))
     default = msgspec.to_builtins(config.settings(Config()))
     same = {key for key in settings if settings[key] == default[key]}
-    assert same == {"text_sha256", "prompts_sha256", "order"}
+    assert same == {"text_sha256", "prompts_sha256", "digests", "order"}
     assert settings["context"] == OTHER["ctx"][1]
 
 

@@ -30,6 +30,8 @@ from quanttui.measure import divergence, perplexity
 from quanttui.models import pocket as model
 from quanttui.stats.sequential import mean_sequence
 
+pytestmark = pytest.mark.alone
+
 BUILD = builders.build(system_info="CPU : AVX2 = 1")
 FIGURES = Figures(
     llama_cpp=BUILD.llama_cpp,

@@ -32,7 +32,10 @@ from hypothesis import strategies as st
 from quanttui.diagnosis.case import CODES
 from quanttui.errors import UserError
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cgroups and swap files of Linux")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cgroups and swap files of Linux"),
+]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -20,7 +20,10 @@ from quanttui import events as e
 from quanttui import session
 from quanttui.state import State
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX"),
+]
 
 SMALL = ["--quants", "F16,Q8_0,Q4_K_M", "--chunks", "8", "-p", "64", "-n", "16", "-r", "4"]
 LONG = 120.0

@@ -124,10 +124,9 @@ def of_repetition(one: Repetition, settings: Settings, slices: Sequence[Slice] =
 
 def _of_repetition(one: Repetition, settings: Settings, slices: Sequence[Slice]) -> Part:
     counted = one.counters
-    pieces = [_sliced(piece, None) for piece in slices]
 
     def known(own: float | None, name: str) -> float | None:
-        return own if own is not None or not pieces else known_sum(getattr(piece, name) for piece in pieces)
+        return own if own is not None or not slices else known_sum(getattr(_sliced(x, None), name) for x in slices)
 
     cpu = _seconds(counted.cpu_ns)
     return Part(

@@ -65,6 +65,15 @@ def of(
     )
 
 
+def is_under_the_same(one: Bounds, other: Bounds) -> bool:
+    """Whether the same stretches are contaminated under both."""
+    return all(getattr(one, name) == getattr(other, name) for name in _BY)
+
+
+_BY = ("active", "resident", "threads", "host_threads", "offloaded")
+"""What of the bounds decides about stretches."""
+
+
 def found(
     each: Sequence[Part], first: set[float], bounds: Bounds, limits: Thresholds, now: float | None = None
 ) -> Found:

@@ -27,11 +27,20 @@ _PHASES = ("", "decode", "prompt", "perplexity")
 _KINDS = tuple(GLYPHS)
 
 
-def of_arm(state: State, arm: Arm, limits: Thresholds | None = None) -> tuple[Verdict, ...]:
+Parts = dict[tuple[str, int], tuple[Window | None, tuple[Bounds, Found] | None]]
+"""Of phases of attempts of one arm: the window, and its contaminated stretches under bounds."""
+
+
+def of_arm(
+    state: State, arm: Arm, limits: Thresholds | None = None, known: Parts | None = None
+) -> tuple[Verdict, ...]:
     """All verdicts on an arm, finished and running phases alike: contaminated first, then decode before prompt.
 
     A phase is judged in the latest attempt that has repetitions of it, which is the one whose figures count. `limits`
     are the session's own unless given.
+
+    Args:
+        known: what was found before of the same arm, unchanged since and not running; what is found now joins it.
     """
     limits = limits or thresholds.of(state.settings)
     found = list(_out_of_memory(state, arm))
@@ -39,7 +48,7 @@ def of_arm(state: State, arm: Arm, limits: Thresholds | None = None) -> tuple[Ve
         attempt = windows.latest(arm, kind) if kind != "perplexity" else None
         attempt = attempt or parts.under_way(state, arm, kind)
         if attempt is not None:
-            found += _phase(state, arm, attempt, kind, limits)
+            found += _phase(state, arm, attempt, kind, limits, None, known)
     return ranked([*found, *_drifting(state, arm)])
 
 
@@ -119,13 +128,26 @@ def at_depth(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int) ->
 
 
 def _phase(
-    state: State, arm: Arm, attempt: Attempt, kind: str, limits: Thresholds, depth: int | None = None
+    state: State,
+    arm: Arm,
+    attempt: Attempt,
+    kind: str,
+    limits: Thresholds,
+    depth: int | None = None,
+    known: Parts | None = None,
 ) -> tuple[Verdict, ...]:
-    window = windows.window(state, arm, attempt, kind, depth)
+    key = kind, attempt.number
+    window, judged = known[key] if known is not None and key in known else (None, None)
+    if window is None:
+        window = windows.window(state, arm, attempt, kind, depth)
     bounds = windows.bounds(state, arm, attempt, kind, depth)
     if window is None or bounds is None or bounds.active <= 0:
         return ()
-    return judge(window, bounds, limits, taint.of(state, arm, attempt, kind, bounds, limits, depth))
+    if judged is None or not taint.is_under_the_same(judged[0], bounds):
+        judged = bounds, taint.of(state, arm, attempt, kind, bounds, limits, depth)
+    if known is not None:
+        known[key] = window, judged
+    return judge(window, bounds, limits, judged[1])
 
 
 def _out_of_memory(state: State, arm: Arm) -> list[Verdict]:

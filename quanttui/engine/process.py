@@ -245,7 +245,7 @@ class Engine:
 
     def _wait(self, patience: float) -> protocol.Answer:
         begun = moved = time.monotonic()
-        before = self._activity()
+        before: tuple[float, ...] | None = None  # asked for once nothing came: most answers come at once
         while True:
             try:
                 answer = self._answers.get(timeout=min(_WATCH, self._stall, patience))

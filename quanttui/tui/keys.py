@@ -6,6 +6,7 @@ Footer, help, palette and the `keys` of config.toml are made from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -108,6 +109,12 @@ MARKS = (
 def footer(width: int, keymap: Mapping[str, str] = {}) -> tuple[tuple[str, str], ...]:
     """The monitor's keys that fit into `width` cells, (key, word), in the registry's order; the least worth leaves
     first."""
+    return _footer(width, tuple(sorted(keymap.items())))
+
+
+@lru_cache(maxsize=32)
+def _footer(width: int, mapped: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    keymap = dict(mapped)
     kept = [action for action in ACTIONS if action.priority]
     while kept and sum(len(_together(a, keymap)) + len(a.brief) + 1 + gap(width) for a in kept) > width:
         kept.remove(max(kept, key=lambda action: action.priority))
