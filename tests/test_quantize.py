@@ -27,8 +27,8 @@ from quanttui import events, quants
 from quanttui.engine.process import Engine as RealEngine
 from quanttui.engine.process import Refused
 from quanttui.errors import UserError
-from quanttui.models import header, imatrix, label, mix, pocket, quantize
-from quanttui.models.quantize import Cached
+from quanttui.models import header, imatrix, label, mix, pocket, quantize, store
+from quanttui.models.store import Cached
 from quanttui.report import make as told
 from quanttui.sweep import make
 
@@ -254,7 +254,7 @@ def test_no_room_is_told_in_bytes(source: Path, cache: Path) -> None:
     """A full disk is refused before the engine is asked, naming the folder; what is there is not given up for it."""
     engine = Engine()
     _run(_make(_arm(source, "Q4_0"), engine, cache))
-    quantize.release(cache / "quants" / _visible(cache)[0])
+    store.release(cache / "quants" / _visible(cache)[0])
     with pytest.raises(UserError, match=r"cache/quants.* bytes"):
         _run(_make(_arm(source), engine, cache, free=lambda folder: 1000))
     with pytest.raises(UserError, match="limit"):
@@ -284,10 +284,10 @@ def test_the_least_recently_used_goes_first(source: Path, cache: Path) -> None:
     names = ["Q8_0", "Q5_1", "Q4_0"]
     made = {name: _run(_make(_arm(source, name), engine, cache))[0] for name in names}
     for age, name in enumerate(reversed(names), 1):
-        quantize.release(made[name])
+        store.release(made[name])
         _age(made[name], 1000 * age)
     _run(_make(_arm(source, "Q8_0"), engine, cache))
-    quantize.release(made["Q8_0"])
+    store.release(made["Q8_0"])
     held = sum(file.stat().st_size for file in made.values())
     _run(_make(_arm(source, "Q4_1"), engine, cache, max_bytes=held))
     assert made["Q8_0"].exists() and made["Q4_0"].exists()
@@ -302,7 +302,7 @@ def test_what_is_in_use_is_never_given_up(source: Path, cache: Path) -> None:
     with pytest.raises(UserError, match="in use"):
         _run(_make(_arm(source, "Q4_0"), engine, cache, max_bytes=size + 10))
     assert made.exists()
-    quantize.release(made)
+    store.release(made)
     _run(_make(_arm(source, "Q4_0"), engine, cache, max_bytes=size + 10))
     assert not made.exists()
 
@@ -350,13 +350,13 @@ entries = st.lists(
 @given(entries, st.integers(0, 3000), st.integers(0, 6000), st.integers(0, 3000))
 def test_evictions_are_enough_and_no_more(held: list[Cached], needed: int, limit: int, extra: int) -> None:
     """What goes is enough for limit and disk, is not in use, is the oldest, and could not be one fewer."""
-    free = quantize.SPARE_BYTES + extra
-    gone = quantize.evictions(held, needed, limit, free)
+    free = store.SPARE_BYTES + extra
+    gone = store.evictions(held, needed, limit, free)
 
     def fits(without: tuple[Cached, ...]) -> bool:
         freed = sum(each.bytes for each in without)
         kept = sum(each.bytes for each in held) - freed
-        return kept + needed <= limit and free + freed - needed >= quantize.SPARE_BYTES
+        return kept + needed <= limit and free + freed - needed >= store.SPARE_BYTES
 
     idle = tuple(sorted((each for each in held if not each.in_use), key=lambda each: each.used))
     if gone is None:
@@ -500,7 +500,7 @@ def test_llama_cpp_makes_a_quant_of_the_pocket_model(cache: Path, tmp_path: Path
     assert label.label_note(read, "IQ2_XS") == ""
     assert label.claimed(read) == "IQ2_XS"
     estimate = quantize.estimate_bytes(header.read(pocket.MODEL), quants.BY_NAME["IQ2_XS"])
-    assert read.file_bytes == pytest.approx(estimate, rel=quantize.ESTIMATE_ERROR)
+    assert read.file_bytes == pytest.approx(estimate, rel=store.ESTIMATE_ERROR)
     with pytest.raises(UserError, match="--imatrix"):
         _run(_make(_arm(pocket.MODEL, "IQ2_XS"), engine, cache))
     assert _visible(cache) == [made.name]

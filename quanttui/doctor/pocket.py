@@ -20,7 +20,7 @@ from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
 from quanttui.format import clean
-from quanttui.models import pocket, quantize, sources
+from quanttui.models import pocket, quantize, sources, store
 from quanttui.probes import host
 from quanttui.stats.divergence import Sums, from_sums
 from quanttui.sweep import launch, plan
@@ -150,7 +150,7 @@ def _made(arm: e.PlannedArm, folder: Path, build: e.Build) -> Path:
         try:
             next(making)
         except StopIteration as made:
-            quantize.release(made.value)
+            store.release(made.value)
             return Path(made.value)
 
 

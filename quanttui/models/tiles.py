@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from quanttui import events, quants
 from quanttui.errors import UserError
 from quanttui.format import clean
-from quanttui.models import files, ghost, mix, outline, quantize
+from quanttui.models import files, ghost, mix, outline, store
 from quanttui.models import header as headers
 from quanttui.models.header import Header, Tensor
 
@@ -119,7 +118,7 @@ def make(
     """The file of the ghost that the arm is, in the cache: written now, if it is not there.
 
     Yields PhaseProgress of the phase quantize. As with quants that are made (quantize.make) the file counts as in use
-    until `quantize.release`, and nobody ever sees half of one.
+    until `store.release`, and nobody ever sees half of one.
 
     Raises:
         UserError: there is no such ghost, or no room for it.
@@ -127,16 +126,16 @@ def make(
     header = _header_of(arm)
     target = _place(header, arm.quant, cache)
     folder = target.parent
-    quantize.prepare(folder, "as the cache of quants")
-    quantize._mark(target)
+    store.prepare(folder, "as the cache of quants")
+    store.hold(target)
     try:
-        if not quantize._is_whole(target):
-            quantize.make_room(folder, _less(header.file_bytes), max_bytes, free or quantize.free_bytes)
+        if not store.is_whole(target):
+            store.make_room(folder, _less(header.file_bytes), max_bytes, free or store.free_bytes)
             for fraction in write(header, target):
                 yield events.PhaseProgress(arm=arm.id, phase="quantize", fraction=fraction)
-        quantize._touch(target)
+        store.touch(target)
     except BaseException:
-        quantize.release(target)
+        store.release(target)
         raise
     return target
 
@@ -173,9 +172,9 @@ def wanted(name: str, spec: str, folder: Path, free: Callable[[Path], int] | Non
         header = header_of(argument, quant)
         path = folder / f"{file_name(header, quant.name)}.gguf"
         found.append(Wanted(quant.name, header, path, _is_there(path, header)))
-    quantize.prepare(folder, "to write to")
+    store.prepare(folder, "to write to")
     missing = sum(one.bytes for one in found if not one.is_there)
-    quantize.fitting(folder, _less(missing), free or quantize.free_bytes)
+    store.fitting(folder, _less(missing), free or store.free_bytes)
     return tuple(sorted(found, key=lambda one: -one.bytes))
 
 
@@ -196,7 +195,7 @@ def _is_there(path: Path, header: Header) -> bool:
 
 def _less(exact: int) -> int:
     """An estimate from whose excess room is made for `exact` bytes, no more."""
-    return int(exact / (1 + quantize.ESTIMATE_ERROR))
+    return int(exact / (1 + store.ESTIMATE_ERROR))
 
 
 def missing_bytes(arms: Iterable[events.PlannedArm], cache: Path) -> int:
@@ -213,8 +212,8 @@ def fits(needed: int, cache: Path, max_bytes: int, free: Callable[[Path], int] |
     """Whether so many bytes have room in the cache, be it that others have to go."""
     folder = cache / "quants"
     there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
-    available = (free or quantize.free_bytes)(there)
-    return quantize.evictions(quantize.cached(folder), needed, max_bytes, available) is not None
+    available = (free or store.free_bytes)(there)
+    return store.evictions(store.cached(folder), needed, max_bytes, available) is not None
 
 
 def _header_of(arm: events.PlannedArm) -> Header:
@@ -248,12 +247,12 @@ def write(header: Header, target: Path) -> Iterator[float]:
         raise UserError(
             f"{clean(str(header.path), 200)}: {rows} tokens are too few for a ghost: it takes {ghost.LEAST_TOKENS}"
         )
-    part = target.with_name(f".{target.name}.{quantize._me()}.{uuid.uuid4().hex[:8]}.tmp")
+    part = store.temporary(target)
     try:
         outline.begin(header, part, lambda writer: ghost.vocabulary(writer, rows))
         with open(part, "ab") as file:
             yield from _data(header, file)
-        quantize.settle(part, target)
+        store.settle(part, target)
     except OSError as error:
         raise UserError(f"{clean(str(target), 200)}: cannot be written: {error.strerror}") from None
     finally:

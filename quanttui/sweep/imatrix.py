@@ -25,7 +25,7 @@ from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.models import header as headers
-from quanttui.models import imatrix, label, quantize
+from quanttui.models import imatrix, label, quantize, store
 from quanttui.models.header import Header
 from quanttui.probes import host
 from quanttui.quants import Quant
@@ -187,7 +187,7 @@ def _computed(
         with Engine.start(folder / "imatrix.stderr.txt", time.monotonic_ns()) as engine:
             list(engine.ask(protocol.Load(arm=name, file=str(header.files[0]), settings=settings), PATIENCE))
             summed = _last(_following(engine, request, told))
-        quantize.settle(temporary, target)
+        store.settle(temporary, target)
     except EngineFailure as failure:
         raise UserError(f"{clean(name, 120)}: {clean(failure.error.replace(request.partial, str(target)))}") from None
     except OSError as error:
@@ -275,7 +275,7 @@ class _Measure:
         self.told.begin(f"quantizing {how}")
         file = make.followed(making, self.told, lambda share: share)
         with ExitStack() as held:
-            held.callback(quantize.release, file)
+            held.callback(store.release, file)
             self.told.end()
             return self._scored(how, file, text)
 

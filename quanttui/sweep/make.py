@@ -25,7 +25,7 @@ from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
 from quanttui.format import clean, duration
 from quanttui.models import header as headers
-from quanttui.models import imatrix, label, mix, quantize, sources
+from quanttui.models import imatrix, label, mix, quantize, sources, store
 from quanttui.models.header import Header
 from quanttui.models.quantize import Asks
 from quanttui.probes import host
@@ -290,16 +290,16 @@ def _want(tensor: str, given: str) -> str:
 def _free(folder: Path) -> int | None:
     """Free bytes of the disk that the folder is on, or would be."""
     there = next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), None)
-    return quantize.free_bytes(there) if there is not None else None
+    return store.free_bytes(there) if there is not None else None
 
 
 def _made(plan: _Plan, rows: list[Made], told: Progress, engine: Callable[[Path], Asks], build: str) -> list[Made]:
     """The rows, with those that were to be made made."""
     asked = plan.asked
     if plan.folder is not None:
-        quantize.prepare(plan.folder, "to write to")
+        store.prepare(plan.folder, "to write to")
         needed = sum(row.bytes for row in rows if row.state == "to make")
-        quantize.fitting(plan.folder, needed, quantize.free_bytes)
+        store.fitting(plan.folder, needed, store.free_bytes)
     else:
         build = build or launch.build().llama_cpp
     threads = asked.threads or host.host().cores
@@ -333,7 +333,7 @@ def _one(plan: _Plan, row: Made, told: Progress, engine: Asks, build: str, threa
         told.end("failed")
         return msgspec.structs.replace(row, state="failed", why=clean(failure.error))
     if target is None:
-        held.callback(quantize.release, file)
+        held.callback(store.release, file)
     took = told.end()
     if not getattr(engine, "asked", True):
         return msgspec.structs.replace(row, state="there", file=str(file), why="from the cache")
