@@ -1,6 +1,7 @@
 """The command line: parse, call, print; nothing else. Imports lazily, so that no command pays for another's.
 
-Exit codes: 0 done, 1 some arm failed, 2 bad usage or input, 130 stopped. What goes wrong is one line on stderr.
+Exit codes: 0 done, 1 some arm failed or a figure differs, 2 bad usage or input, 130 stopped. What goes wrong is one line
+on stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ quanttui runs every quant of one model, shows live what each costs and loses, an
   quanttui run F16.gguf --quants common     quantize one F16 GGUF to the eleven common levels, and sweep them
   quanttui attach [USER@HOST]               watch the running sweep from another terminal, or another machine
   quanttui replay SESSION                   watch a recorded one again
-  quanttui report                           the latest session in figures; `quanttui sessions` lists them all
+  quanttui report                           the latest session in figures; --format md, csv, html, llama-bench
+  quanttui advise --memory 16GiB --ctx 8k   which quant to take, why, and unless what
+  quanttui compare SESSION OTHER            quants, machines or builds side by side; quanttui verify checks a session
+  quanttui sessions                         all sessions; quanttui import reads runs of llama-bench
   quanttui models                           what is on this machine: folders, Hugging Face cache, Ollama, LM Studio
   quanttui plan MODEL                       what fits, how fast and how long, before anything runs
   quanttui fetch hf:ORG/REPO                a repository's quants with what fits; with :QUANT they are downloaded
@@ -96,6 +100,9 @@ MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "bandwidth": ((), "D=X", "GB/s of a device's memory, where it is known"),
 }
 """Flags that decide what a sweep measures, by key of the configuration: llama-bench's short forms, value, meaning."""
+
+FORMATS = ("text", "md", "json", "csv", "html", "llama-bench", "llama-bench-jsonl")
+"""The forms of a report, as report.formats has them."""
 
 SHOWN: dict[str, tuple[str, str]] = {
     "theme": ("NAME", "colours of the screen"),
@@ -210,7 +217,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         description=GUIDE,
         epilog=f"configuration: {paths.user_config()}\n"
         f"every key, with its default: {paths.shipped_config()}\n"
-        "exit codes: 0 done, 1 some arm failed, 2 bad usage or input, 130 stopped",
+        "exit codes: 0 done, 1 some arm failed or a figure differs, 2 bad usage or input, 130 stopped",
         parents=[common],
     )
     parser.add_argument("--version", action="store_true", help="print the versions of quanttui and llama-cpp-python")
@@ -230,7 +237,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         ("ghost", _ghost, "write random-weight models of real shapes, or list the shapes", (_ghost_flags,)),
         ("quantize", _quantize, "make quants of an F32, F16 or BF16 GGUF", (_quantize_flags,)),
         ("imatrix", _imatrix, "compute an importance matrix over a text of yours", (_imatrix_flags,)),
-        ("report", _report, "print a session's figures", (_session, _report_flags)),
+        ("report", _report, "print a session's figures, or write a page, a table, plots", (_session, _report_flags)),
+        ("advise", _advise, "say which quant to take, why, and unless what", (_session, _advise_flags)),
+        ("compare", _compare, "hold quants of one session or several against one another", (_compare_flags,)),
+        ("verify", _verify, "compute every figure of a session again from its raw lines", (_session, _verify_flags)),
+        ("import", _import, "take runs of llama-bench and llama-perplexity as sessions", (_import_flags,)),
         ("audit", _audit, "judge a table of published figures by arithmetic", (_audit_flags,)),
         ("web", _web, "the same screens in a browser", (_web_flags,)),
         ("doctor", _doctor, "say what this machine can tell, and check quanttui itself", (_doctor_flags,)),
@@ -386,7 +397,37 @@ def _snapshot_flags(parser: _Parser) -> None:
 
 
 def _report_flags(parser: _Parser) -> None:
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="text, or json for programs")
+    says = f"one of {', '.join(FORMATS)}"
+    parser.add_argument("--format", choices=FORMATS, metavar="FORM", default="text", help=says)
+    parser.add_argument("--out", metavar="FILE", help="write it there")
+    parser.add_argument("--plots", metavar="DIR", help="plots as SVG and PNG (needs the extra report)")
+
+
+def _advise_flags(parser: _Parser) -> None:
+    parser.add_argument("--memory", metavar="SIZE", default="", help="memory that is free for it, such as 16GiB")
+    parser.add_argument("--ctx", dest="contexts", metavar="N", default="", help="context that has to fit, such as 8k")
+    says = "most that may be lost, of perplexity or in points of a task (default: 2%%)"
+    parser.add_argument("--tolerance", dest="lost", metavar="P%", default="", help=says)
+    parser.add_argument("--min-tok-s", metavar="X", default="", help="tokens per second that it has to generate")
+    says = "extraction, reasoning, structured, or tasks by name"
+    parser.add_argument("--needs", metavar="A,B", default="", help=says)
+
+
+def _compare_flags(parser: _Parser) -> None:
+    says = "a folder or a name, or one quant of it as SESSION:QUANT; left out: the latest"
+    parser.add_argument("sessions", nargs="*", metavar="SESSION", help=says)
+    parser.add_argument("--base", metavar="QUANT", default="", help="the quant that all others are held against")
+
+
+def _verify_flags(parser: _Parser) -> None:
+    parser.add_argument("--files", action="store_true", help="GGUFs and texts, too, by their SHA-256: reads them all")
+    parser.add_argument("--strict", action="store_true", help="what is missing counts as unreadable")
+
+
+def _import_flags(parser: _Parser) -> None:
+    says = "JSON or JSONL of llama-bench, logs of llama-perplexity"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=says)
+    parser.add_argument("--session", metavar="DIR", help="folder to record into")
 
 
 def _audit_flags(parser: _Parser) -> None:
@@ -789,15 +830,72 @@ def _report(args: argparse.Namespace) -> int:
     folder = _folder(args, settings)
     state = session.load(folder)
     over = session.status(state, folder) != "running"
-    if args.json or args.format == "json":
-        from quanttui.report.json import report as as_json
+    form = "json" if args.json else args.format
+    if args.plots:
+        from quanttui.report import plots
 
-        print(json.dumps(as_json(state, over=over, folder=folder), indent=1, ensure_ascii=False))
+        made = plots.write(state, Path(args.plots), over)
+        print("\n".join(map(str, made)) or f"{folder}: nothing was measured that could be drawn", file=sys.stderr)
+        if args.format == "text" and not args.out:
+            return 0
+    from quanttui.report import formats
+
+    plain = settings.glyphs == "ascii" or not (args.out or _writes("±Δ…"))
+    written = formats.write(form, state, over, folder, plain)
+    if form.startswith("llama-bench"):
+        from quanttui.report import bench
+
+        print("".join(f"quanttui: {line}\n" for line in bench.warnings(state)), end="", file=sys.stderr)
+    if args.out:
+        Path(args.out).write_text(written, encoding="utf-8", newline="")
+        return 0
+    sys.stdout.write(written)
+    return 0
+
+
+def _advise(args: argparse.Namespace) -> int:
+    from quanttui import session
+    from quanttui.decide import candidates
+    from quanttui.models import fit
+    from quanttui.report import advise as told
+
+    folder = _folder(args, configuration(args))
+    state = session.load(folder)
+    needs = candidates.asked(
+        fit.memories(args.memory), fit.contexts(args.contexts), args.lost, args.min_tok_s, args.needs
+    )
+    found = told.of(state, needs, over=session.status(state, folder) != "running")
+    _print(args, told.data(found, state.model), told.report(found))
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from quanttui.report import compare as told
+
+    settings = configuration(args)
+    found = told.read(args.sessions, paths.sessions_dir(settings.sessions_dir), args.base)
+    if args.json:
+        print(json.dumps(told.data(found), indent=1, ensure_ascii=False))
     else:
-        from quanttui.report.text import report as as_text
+        print(told.report(found, ascii=settings.glyphs == "ascii" or not _writes("±Δ…")), end="")
+    return 0
 
-        plain = settings.glyphs == "ascii" or not _writes("±Δ…")
-        print(as_text(state, over=over, ascii=plain, folder=folder), end="")
+
+def _verify(args: argparse.Namespace) -> int:
+    from quanttui import verify
+
+    return verify.run(_folder(args, configuration(args)), args.files, args.strict, args.json)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from quanttui import imports
+
+    found = imports.read([Path(name) for name in args.files])
+    if args.session and len(found) > 1:
+        raise UserError(f"--session: the files hold {len(found)} sessions: leave it out, or import them one by one")
+    sessions = paths.sessions_dir(configuration(args).sessions_dir)
+    made = [imports.write(one, sessions, Path(args.session) if args.session else None) for one in found]
+    _print(args, [str(folder) for folder in made], "\n".join(f"{folder}: quanttui report {folder}" for folder in made))
     return 0
 
 

@@ -20,9 +20,9 @@ OUTCOMES = ("ok", "failed", "oom", "crashed", "refused", "timeout", "skipped", "
 PHASES = (
     "idle", "quantize", "hash", "load", "bandwidth", "warm", "prompt", "decode", "perplexity", "task", "cool", "paused"
 )
-STOPPED = ("eos", "stop", "length", "context")
-"""Why an answer ended: the model ended it, one of its stop strings came, it was long enough or filled the context; or
-its prompt alone was too long for the context, and there is none."""
+STOPPED = ("eos", "stop", "length", "context", "choice")
+"""Why an answer ended: the model ended it, one of its stop strings or letters came, it was long enough or filled the
+context; or its prompt alone was too long for the context, and there is none; or it was chosen, not generated."""
 
 READINGS: dict[str, str] = {
     "mem.total": "bytes of memory that this sweep may use: the container's limit if there is one, else the machine's",
@@ -84,7 +84,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The machine. `memory_limit` is the container's, in bytes; `cache` the last-level cache, in bytes."""
+    """The machine. `memory_limit` is the container's, in bytes; `cache` the last-level cache, in bytes. Cores, threads
+    and memory are 0 where nobody tells: in sessions that were imported."""
 
     name: str
     os: str
@@ -611,9 +612,10 @@ class Item(Event, frozen=True, kw_only=True, tag="item"):
 
     `group`: the items that it belongs to (a subject, a kind). `chosen`: the choice that was made, "" without one;
     `logs`: the log-likelihood in nats of each choice, where they were weighed instead of an answer generated.
-    `parsed`: the answer is what was asked for in form (a JSON array, a letter); `valid`: it meets its schema. None where
-    nobody asks. `spans`: entities that are right, wrong, and missed. `thought`: tokens of the answer spent thinking,
-    None where the model says nothing of it; the answer that is judged is what follows them.
+    `parsed`: the answer is what was asked for in form (a JSON array, a letter); `valid`: it meets its schema. None
+    where nobody asks. `spans`: entities that are right, wrong, and missed. `thought`: tokens of the answer spent
+    thinking, None where the model says nothing of it; the answer that is judged is what follows them. `switched`: what
+    the template's switch for thinking was set to, None where it was left alone or there is none.
     """
 
     unit: Unit
@@ -638,6 +640,7 @@ class Item(Event, frozen=True, kw_only=True, tag="item"):
     valid: bool | None = None
     spans: tuple[int, int, int] | None = None
     thought: int | None = None
+    switched: bool | None = None
 
 
 ANSWER = 2000

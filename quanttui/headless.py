@@ -15,7 +15,8 @@ from quanttui import events as e
 from quanttui import session, summary
 from quanttui.diagnosis import drift
 from quanttui.format import clean, clock, duration, significant, size
-from quanttui.state import Arm, State, asked
+from quanttui.state import Answer, Arm, State, asked
+from quanttui.stats import intervals
 
 PERIOD = 1.0
 """Seconds between looks at the log."""
@@ -131,9 +132,11 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
     elif isinstance(event, e.PhaseDone) and event.phase == "perplexity":
         if state.settings.until != "decided":  # there arms come back to it, and each ends with its call
             yield f"{_place(event.arm, state)}  {_phase(event.phase, state.arms[event.arm], state)}"
-    elif isinstance(event, e.PhaseDone) and event.phase == "task":
-        for line in _tasks(state.arms[event.arm]):
-            yield f"{_place(event.arm, state)}  {line}"
+    elif isinstance(event, e.Item):
+        arm, task = state.arms[event.unit.arm], event.unit.task
+        answers = _answers(arm, task)
+        if len(answers) == event.items and f"{task}/{event.unit.item}" == next(reversed(arm.items)):
+            yield f"{_place(arm.id, state)}  {_task(task, answers, event.items)}"
     elif isinstance(event, e.UnitDisturbed):
         why = clean(event.why)
         yield f"{_place(event.unit.arm, state)}  {event.unit.kind} #{event.unit.index} is done again: {why}"
@@ -145,6 +148,10 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
         yield from _verdicts(event.arm, state)
     elif isinstance(event, e.ArmFailed):
         yield f"{_place(event.arm, state)}  {event.outcome}: {clean(event.error)}"
+        arm = state.arms[event.arm]
+        for task, planned in arm.items_planned.items():
+            if len(answers := _answers(arm, task)) < planned:
+                yield f"{_place(event.arm, state)}  {_task(task, answers, planned)}"
         for line in event.stderr[-3:]:
             yield f"{_place(event.arm, state)}    | {clean(line)}"
     elif isinstance(event, e.Control):
@@ -243,18 +250,32 @@ def _phase(phase: str, arm: Arm, state: State) -> str:
     return f"{phase} {significant(speed.tok_s, 4)}{star}{spread} tok/s (sd over {speed.n} repetitions){near}"
 
 
-def _tasks(arm: Arm) -> Iterator[str]:
-    """How an arm did in each of its tasks."""
-    for task, planned in arm.items_planned.items():
-        answers = [one for one in arm.items.values() if one.unit.task == task]
-        judged = [one.correct for one in answers if one.correct is not None]
-        cut = sum(one.stopped == "length" for one in answers)
-        without = sum(one.stopped == "context" for one in answers)
-        parts = [f"{task}: {len(answers)} of {planned} answered"]
-        parts += [f"{sum(judged)} of {len(judged)} right"] if judged else []
-        parts += [f"{cut} cut off at their length"] if cut else []
-        parts += [f"{without} too long for the context"] if without else []
-        yield ", ".join(parts)
+def _answers(arm: Arm, task: str) -> list[Answer]:
+    return [one for one in arm.items.values() if one.unit.task == task]
+
+
+def _task(task: str, answers: list[Answer], planned: int) -> str:
+    """How an arm did in a task: what was right with its Wilson interval, and what was not answered to its end."""
+    judged = [one.correct for one in answers if one.correct is not None]
+    cut = sum(one.stopped == "length" for one in answers)
+    without = sum(one.stopped == "context" for one in answers)
+    parts = [f"{clean(task)}: {len(answers)} of {planned} answered"]
+    parts += [_right(sum(judged), len(judged))] if judged else []
+    parts += [_entities([one.spans for one in answers if one.spans is not None])]
+    parts += [f"{cut} cut off at their length"] if cut else []
+    parts += [f"{without} too long for the context"] if without else []
+    return ", ".join(filter(None, parts))
+
+
+def _right(right: int, judged: int) -> str:
+    low, high = intervals.wilson(right, judged)
+    return f"{right} of {judged} right: {100 * right / judged:.1f} % (95 %: {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _entities(spans: list[tuple[int, int, int]]) -> str:
+    """F1 over the entities of all answers: 2 tp / (2 tp + fp + fn)."""
+    tp, fp, fn = (sum(one[k] for one in spans) for k in range(3))
+    return f"F1 of its entities {100 * 2 * tp / (2 * tp + fp + fn):.1f} %" if tp + fp + fn else ""
 
 
 def _error(found: tuple[float, float | None]) -> str:

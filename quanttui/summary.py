@@ -39,8 +39,8 @@ class Speed(msgspec.Struct, frozen=True):
     `tok_s` and `sd` are llama-bench's avg_ts and stddev_ts: mean and standard deviation (n - 1) of the rates of the `n`
     repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions, and
     where it would reach below 0. `gb_s` (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of
-    decode only, and None where the cache holds the weights. `clean` is the speed outside of re-reading and CPU contention, None where there was
-    neither, nothing else, or something else that contaminated all of it.
+    decode only, and None where the cache holds the weights. `clean` is the speed outside of re-reading and CPU
+    contention, None where there was neither, nothing else, or something else that contaminated all of it.
     """
 
     tok_s: float

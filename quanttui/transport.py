@@ -151,10 +151,11 @@ def start_of(state: State, wanted: str) -> float:
     known: dict[str, None] = {}
     for span in state.spans:
         arm = state.arms.get(span.arm)
-        if arm is None or arm.file is None:
+        if arm is None:
             continue
-        known[clean(arm.file.quant, 40)] = None
-        if wanted.strip().lower() in (arm.id.lower(), arm.file.quant.lower()):
-            return arm.file.t
+        quant = arm.file.quant if arm.file else arm.plan.quant
+        known[clean(quant, 40)] = None
+        if wanted.strip().lower() in (arm.id.lower(), quant.lower()):
+            return arm.file.t if arm.file else span.start
     names = ", ".join(known) or "no quant started"
     raise UserError(f"--at {clean(wanted, 40)}: no such moment: give a time (12m), flag, or one of: {names}")

@@ -72,7 +72,7 @@ BAD: list[tuple[str, str]] = [
     ("run m.gguf -sm sideways", "--split-mode sideways: must be none, layer, row or tensor"),
     ("run m.gguf -ts 1/x", "--tensor-split 1/x: must be"),
     ("run m.gguf --kv q3_k", "--kv q3_k: must be"),
-    ("run m.gguf --tasks speed,mmlu", "--tasks speed,mmlu: must be"),
+    ("run m.gguf --tasks speed,rouge", "--tasks speed,rouge: must be"),
     ("run m.gguf --quants Q4_KM", "did you mean Q4_K_M"),
     ("run m.gguf --quants ,", "--quants"),
     ("run m.gguf -p 0 -n 0 --chunks 0", "nothing is left to measure"),

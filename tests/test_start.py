@@ -278,7 +278,7 @@ async def test_quants_tasks_and_how_much_is_scored_are_switched_by_their_keys(tm
         await pilot.press("2", "3", "4", "d")
         text = screen_text(app)
         assert "[ ] speed" in text
-        assert all(f"[x] {one}" in text for one in ("perplexity", "KL", "answers", "only until"))
+        assert all(f"[x] {one}" in text for one in ("perplexity", "KL", "prompts", "only until"))
         await pilot.press("space", "enter")
     assert asked.calls[-1] == ((), ("ppl", "kld", "prompts"), "decided")
     assert app.return_value == Choice("sweep", (), "Q8_0,Q4_K_M", ("ppl", "kld", "prompts"), "decided")

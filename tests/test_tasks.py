@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from quanttui.errors import UserError
 from quanttui.measure import tasks
 from quanttui.measure.counters import Meter
 from quanttui.measure.speed import Clock, TokenArray
-from quanttui.measure.tasks import checks, prompts, templates
-from quanttui.measure.tasks.generate import Answered, Answering
+from quanttui.measure.tasks import asked, checks, prompts, templates
+from quanttui.measure.tasks.generate import Answered, Answering, Ending
+from quanttui.measure.tasks.items import digest
+from quanttui.measure.tasks.judge import judge
+from quanttui.measure.tasks.prefix import Memory
 from quanttui.models import pocket
 from quanttui.state import SHORT, TEXTS, fold
 from quanttui.sweep import answers
@@ -113,6 +117,10 @@ def test_a_prompt_is_known_by_its_id_or_by_its_line(tmp_path: Path) -> None:
         ({"prompt": "a", "check": {"choice": "E"}}, "choice"),
         ({"prompt": "a", "check": {"json_path": "$.a"}}, "equals"),
         ({"prompt": "a", "check": {"json_path": "a.b", "equals": 1}}, "json_path"),
+        ({"prompt": "a", "check": {"schema": {"type": 3}}}, "schema"),
+        ({"prompt": "a", "check": {"schema": [1]}}, "schema"),
+        ({"prompt": "a", "check": {"schema": {}, "exact": "a"}}, "exact and schema"),
+        ({"prompt": "a", "group": "a\u001b[31m"}, "group "),
     ],
 )
 def test_a_line_that_is_no_prompt_names_file_and_line_in_one_line(tmp_path: Path, line: object, said: str) -> None:
@@ -174,6 +182,253 @@ def test_a_path_finds_what_lies_there_whatever_is_written_around_it(value: objec
     different = json.dumps(other, sort_keys=True) != json.dumps(value, sort_keys=True)
     assert checks.holds(check, json.dumps({"x": [0, {"y": other}]})) != different
     assert not checks.holds(check, json.dumps({"x": [value]})) and not checks.holds(check, "no JSON { here")
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "strng"}, "schema is none"),
+        ({"pattern": "("}, "schema is none"),
+        ({"$ref": "https://example.org/other.json"}, "refers to 'https://example.org/other.json'"),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}}, "refers to '#/$defs/a'"),
+        ({"$ref": "#"}, "to itself without end"),
+    ],
+)
+def test_a_schema_that_cannot_be_asked_is_refused_and_nothing_is_fetched(schema: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError) as failure:
+        checks.validate(checks.Check(schema=schema))
+    assert said in str(failure.value)
+
+
+def test_a_schema_is_met_by_the_first_json_alone_and_nan_is_none() -> None:
+    check = checks.Check(schema={"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]})
+    checks.validate(check)
+    for answer, holds in [
+        ('{"a": 1}', True), ('Sure: ```json\n{"a": 1.5}\n```', True), ('{"a": "1"}', False), ('{"b": 1}', False),
+        ('{"a": NaN}', False), ('{"b": {"a": 1}', False), ('{"b": [{"a": 1}, {"a', False), ('Use {x}: {"a": 1}', True),
+        ('{"b": 1} {"a": 1}', False), ("", False), ("{" * 5000, False), ("[" * 5000, False),
+    ]:  # fmt: skip
+        assert checks.holds(check, answer) is holds, answer
+
+
+def test_a_schema_may_refer_to_itself_and_to_its_own_parts() -> None:
+    tree = {"type": "object", "properties": {"inner": {"$ref": "#"}, "n": {"$ref": "#/$defs/n"}},
+            "additionalProperties": False, "$defs": {"n": {"type": "integer"}}}  # fmt: skip
+    checks.validate(checks.Check(schema=tree))
+    deep: object = {"n": 1}
+    for _ in range(300):
+        deep = {"inner": deep}
+    assert checks.meets(tree, {"inner": {"inner": {"n": 2}}}) and not checks.meets(tree, {"inner": {"n": "2"}})
+    assert not checks.meets(tree, {"inner": {"other": 2}}) and isinstance(checks.meets(tree, deep), bool)
+
+
+@given(JSON)
+def test_json_that_meets_its_schema_and_has_other_content_is_valid_and_wrong(value: object) -> None:
+    check = checks.Check(schema={"type": "object", "required": ["x"]}, json_path="$.x", equals="right")
+    checks.validate(check)
+    item = tasks.Item(id="a", check=check)
+    found = judge(item, json.dumps({"x": value}))
+    assert (found.parsed, found.valid, found.correct) == (True, True, value == "right")
+    broken = judge(item, json.dumps({"y": value}))
+    assert (broken.parsed, broken.valid, broken.correct) == (True, False, False)
+    assert judge(item, "right").parsed is judge(item, "right").valid is False
+
+
+def test_a_choice_is_kept_with_its_letter_and_none_is_told() -> None:
+    item = tasks.Item(id="a", check=checks.Check(choice="B"))
+    right, wrong, none = (judge(item, answer) for answer in ("(B)", "C.", "I do not know"))
+    assert (right.chosen, right.correct, right.parsed) == ("B", True, True)
+    assert (wrong.chosen, wrong.correct, wrong.expected) == ("C", False, "B")
+    assert (none.chosen, none.correct, none.parsed) == ("", False, False)
+    assert judge(tasks.Item(id="a"), "B") == judge(tasks.Item(id="a"), "") and judge(item, "B").spans is None
+
+
+def test_entities_are_right_where_all_are_named_and_nothing_else() -> None:
+    check = checks.Check(entities=((0, 1, "PER"), (2, 4, "LOC")), tokens=("Ada", "left", "New", "Alden", "."))
+    checks.validate(check)
+    item = tasks.Item(id="a", check=check)
+    both = [{"entity": "Ada", "type": "PER"}, {"entity": "New Alden", "type": "LOC"}]
+    for named, spans in [(both, (2, 0, 0)), (both[:1], (1, 0, 1)), ([*both, both[0]], (2, 1, 0)), ([], (0, 0, 2))]:
+        found = judge(item, json.dumps(named))
+        assert found.spans == spans and found.correct is (named == both) and found.parsed is True
+    assert judge(item, "none").spans == (0, 0, 2) and judge(item, "none").correct is False
+    assert judge(item, "").expected == '[["Ada", "PER"], ["New Alden", "LOC"]]'
+    for wrong in ((0, 6, "PER"), (2, 2, "PER"), (-1, 1, "PER")):
+        with pytest.raises(UserError, match="within the 5 tokens"):
+            checks.validate(checks.Check(entities=(wrong,), tokens=check.tokens))
+
+
+# --- the shipped sets
+
+TRAPS = """\
+siblings-girl 1 one
+siblings-boy 1 one
+siblings-family 7 seven
+siblings-sons 6 six
+siblings-sister 5 five
+siblings-brother 5 five
+siblings-total 3 three
+siblings-both 6 six
+siblings-cousins 6 six
+arithmetic-sheep 8 eight
+arithmetic-bat 1 one
+arithmetic-half 70
+arithmetic-lily 29
+arithmetic-machines 6 six
+arithmetic-fence 9 nine
+arithmetic-cuts 6 six
+arithmetic-snail 8 eight
+arithmetic-percent 96
+arithmetic-order 15
+arithmetic-bus 13
+ordering-overtake 3 third
+ordering-queue 8 eight
+units-minutes 105
+units-weight 700
+units-litres 10 ten
+units-speed 90
+units-metres 307
+units-seconds 150
+units-area 40000 40,000
+units-dozens 42
+negation-even 3 three
+negation-without 3 three
+"""
+"""Ids of those whose answer is a number, with it."""
+
+NAMES = {
+    "ordering-tallest": "Lea Max", "ordering-middle": "Sven Tilda", "ordering-first": "Zoe Udo",
+    "ordering-oldest": "Rita Paul", "ordering-heaviest": "green blue", "ordering-days": "Tuesday Wednesday",
+    "ordering-left": "vase lamp", "ordering-larger": "9.9 9.11", "units-feathers": "feathers iron",
+    "negation-fruit": "carrot plum", "negation-legs": "spider cow", "negation-double": "open closed",
+    "negation-none": "no yes", "negation-all": "no yes", "negation-unless": "yes no", "negation-only": "no yes",
+    "negation-except": "Gil Bo",
+}  # fmt: skip
+"""Ids of the others but one, with the right answer and a wrong one."""
+
+PHRASES = ("{}", "{}.", " {}\n", "**{}**", "The answer is {}.", "It is {}, I think.", "Answer: {}")
+
+
+@pytest.fixture(scope="module")
+def traps() -> dict[str, tasks.Item]:
+    (task,) = tasks.load(e.Settings(tasks=("traps",)))
+    return {item.id: item for item in task.items}
+
+
+def test_there_are_forty_traps_and_more_of_five_kinds_and_each_is_checked_here(traps: dict[str, tasks.Item]) -> None:
+    assert len(traps) >= 40
+    assert Counter(item.group for item in traps.values()).keys() == {
+        "siblings", "arithmetic", "ordering", "units", "negation",
+    }  # fmt: skip
+    assert {line.split()[0] for line in TRAPS.splitlines()} | NAMES.keys() | {"units-clock"} == traps.keys()
+
+
+@pytest.mark.parametrize("line", TRAPS.splitlines(), ids=lambda line: line.split()[0])
+def test_a_trap_takes_its_number_in_ordinary_words_and_no_other_number(traps: dict[str, tasks.Item], line: str) -> None:
+    name, *right = line.split()
+    number = int(right[0])
+    sum_ = f"{number - 1} + 1 = {number}"
+    for said in (*right, *(one.capitalize() for one in right), sum_, f"{number} of them"):
+        assert all(judge(traps[name], phrase.format(said)).correct for phrase in PHRASES), said
+    others = (number + 1, number - 1, number * 10, f"{number}.5", f"1{number}", f"{number}{number}", "eleven", "many")
+    for wrong in (*others, f"{number}, no, {number + 1}", f"{number + 2} and not {number}", ""):
+        assert not any(judge(traps[name], phrase.format(wrong)).correct for phrase in PHRASES), wrong
+
+
+@given(st.integers(0, 10**6))
+def test_no_number_but_the_right_one_is_right(number: int) -> None:
+    (task,) = tasks.load(e.Settings(tasks=("traps",)))
+    rights = {line.split()[0]: int(line.split()[1]) for line in TRAPS.splitlines()}
+    for item in task.items:
+        if item.id in rights:
+            assert judge(item, f"There are {number}.").correct is (rights[item.id] == number)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trap_takes_the_right_name_in_ordinary_words_and_no_other(traps: dict[str, tasks.Item], name: str) -> None:
+    right, wrong = NAMES[name].split()
+    for phrase in PHRASES:
+        assert judge(traps[name], phrase.format(right)).correct, phrase
+        assert judge(traps[name], phrase.format(right.capitalize())).correct, phrase
+        assert not judge(traps[name], phrase.format(wrong)).correct, phrase
+        assert not judge(traps[name], phrase.format(f"{wrong}, not {right}")).correct, phrase
+    assert not judge(traps[name], "").correct and not judge(traps[name], "None of these").correct
+
+
+def test_a_time_is_one_time(traps: dict[str, tasks.Item]) -> None:
+    item = traps["units-clock"]
+    assert all(judge(item, said).correct for said in ("00:25", "0:25", "It ends at 00:25."))
+    assert not any(judge(item, said).correct for said in ("24:25", "23:25", "10:25", "00:250", "25"))
+
+
+def test_each_structured_prompt_shows_its_schema_and_tells_right_content_from_wrong() -> None:
+    (task,) = tasks.load(e.Settings(tasks=("structured",)))
+    assert len(task.items) >= 20 and len({item.group for item in task.items}) >= 3
+    for item in task.items:
+        check = item.check
+        assert check is not None and check.schema is not None and check.json_path == "$"
+        assert json.dumps(check.schema) in item.messages[-1].content
+        right = judge(item, f"```json\n{json.dumps(check.equals, indent=2)}\n```")
+        assert (right.correct, right.valid, right.parsed) == (True, True, True), item.id
+        changed = [judge(item, json.dumps(other)) for other in variants(check.equals)]
+        assert any(one.valid for one in changed) and not any(one.correct for one in changed), item.id
+        cut = judge(item, json.dumps(check.equals)[:-1])
+        assert (cut.correct, cut.valid, cut.parsed) == (False, False, False), item.id
+
+
+def variants(value: object) -> Iterator[object]:
+    """The value with one number, text or truth in it changed."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from ({**value, key: other} for other in variants(inner))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in variants(inner))
+    elif isinstance(value, bool) or value is None:
+        yield not value
+    elif isinstance(value, int):
+        yield value + 1
+    elif str(value)[-1:].isdigit():
+        yield f"{str(value)[:-1]}{9 - int(str(value)[-1])}"
+    else:
+        yield {"positive": "negative", "supported": "unknown"}.get(str(value), "other")
+
+
+# --- which are asked
+
+
+def test_tasks_are_asked_in_one_order_with_the_thinking_that_is_wanted() -> None:
+    def names(thinking: str, **changed: object) -> list[tuple[str, bool | None]]:
+        wanted = e.Settings(tasks=("prompts", "speed", "traps"), thinking=thinking, **changed)  # type: ignore[arg-type]
+        return [(task.name, task.thinking) for task in tasks.load(wanted)]
+
+    assert names("") == names("auto") == [("traps", None), ("prompts", None)]
+    assert names("off") == [("traps", False), ("prompts", False)]
+    assert names("on") == [("traps", True), ("prompts", True)]
+    assert names("both") == [
+        ("traps", False), ("traps-thinking", True), ("prompts", False), ("prompts-thinking", True),
+    ]  # fmt: skip
+
+
+def test_thoughts_have_room_beside_the_answer_and_change_what_is_asked() -> None:
+    off, on = tasks.load(e.Settings(tasks=("prompts",), thinking="both", max_tokens=100))
+    for plain, thoughtful in zip(off.items, on.items, strict=True):
+        assert thoughtful.max_tokens == asked.THOUGHT + (plain.max_tokens or 100)
+        assert msgspec.structs.replace(thoughtful, max_tokens=plain.max_tokens) == plain
+    assert off.sha256 != on.sha256
+
+
+def test_plain_prompts_see_no_template_and_are_asked_once(tmp_path: Path) -> None:
+    path = str(written(tmp_path, {"prompt": "a"}))
+    for chat, times in ((False, 1), (True, 2)):
+        assert len(tasks.load(e.Settings(tasks=("prompts",), thinking="both", prompts=path, chat=chat))) == times
+
+
+@given(st.text(max_size=8), st.integers(1, 9))
+def test_a_digest_is_of_the_items_and_not_of_how_they_were_made(text: str, most: int) -> None:
+    one = tasks.Item(id="a", prompt=text, max_tokens=most, group="")
+    assert digest([one]) == digest([msgspec.json.decode(msgspec.json.encode(one), type=tasks.Item)])
+    assert digest([one]) != digest([msgspec.structs.replace(one, max_tokens=most + 1)]) != digest([one, one])
 
 
 # --- chat templates
@@ -248,9 +503,9 @@ class Parrot:
 
 
 def said(parrot: Parrot, prompt: int, max_tokens: int, stop: tuple[str, ...] = ()) -> Answered:
-    answering = Answering(parrot, parrot, Clock(), Meter(), 0)
+    answering = Answering(parrot, parrot, Clock(), Meter(), 0, Memory(parrot))
     unit = e.Unit(arm="A", kind="task", index=0, task="prompts", item="x")
-    told = list(answering.answer(unit, np.zeros(prompt, np.int32), max_tokens, stop))
+    told = list(answering.answer(unit, np.zeros(prompt, np.int32), Ending(max_tokens, stop)))
     (found,) = [one for one in told if isinstance(one, Answered)]
     assert isinstance(told[0], e.UnitStarted) and isinstance(told[-1], e.UnitDone)
     assert sum(len(one.ns) for one in told if isinstance(one, e.Tokens)) in (found.tokens, found.tokens + 1)
@@ -546,4 +801,4 @@ def test_plain_lines_tell_how_an_arm_answered() -> None:
     for event in log:
         state.apply(event)
         lines += headless.lines(event, state)
-    assert any(line.endswith("prompts: 3 of 3 answered, 1 of 2 right") for line in lines)
+    assert any("prompts: 3 of 3 answered, 1 of 2 right: 50.0 % (95 %: 9.5 to 90.5)" in line for line in lines)

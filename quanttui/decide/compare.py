@@ -21,6 +21,7 @@ from quanttui.decide import paired
 from quanttui.events import ANSWER, Host
 from quanttui.format import ABSENT, clean, size
 from quanttui.state import SHORT, Arm, Chunk, Repetition, State
+from quanttui.stats import paired as tests
 from quanttui.stats import sequential
 
 TUNED_FOR = 8
@@ -66,10 +67,13 @@ class Judged(Protocol):
 
 
 class Figures(Protocol):
-    """What is asked of summary.Summary: its arms, and the session's own noise as a share of tok/s."""
+    """What is asked of summary.Summary: its arms, its base ("" without one), and the session's own noise as a share of
+    tok/s."""
 
     @property
     def arms(self) -> Sequence[Judged]: ...
+    @property
+    def base(self) -> str: ...
     @property
     def floor(self) -> float | None: ...
 
@@ -94,6 +98,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What an arm answered to an item, as it came: not clean. `correct` is None where nothing tells.
 
     `expected` by the item's check; `prompt` the SHA-256 of what was asked; `cut`: there may be more of the text.
+    `spans`: entities that are right, wrong and missed, where those are asked for.
     """
 
     text: str
@@ -101,6 +106,7 @@ class Answer(msgspec.Struct, frozen=True):
     expected: str = ""
     prompt: str = ""
     cut: bool = False
+    spans: tuple[int, int, int] | None = None
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -248,8 +254,11 @@ class Comparison(msgspec.Struct, frozen=True):
     scatter: Scatter
 
 
-def of(chosen: Sequence[Chosen]) -> Comparison:
+def of(chosen: Sequence[Chosen], among: Sequence[Chosen] = ()) -> Comparison:
     """The first of the chosen arms and the others held against it. One that was chosen twice counts once.
+
+    Args:
+        among: of all these sessions letters are given and differences told, though no arm of some is chosen.
 
     Raises:
         ValueError: nothing chosen, or a session has no such arm.
@@ -260,18 +269,88 @@ def of(chosen: Sequence[Chosen]) -> Comparison:
         known.setdefault((id(one.state), found.arm.id), found)
     if not known:
         raise ValueError("nothing was chosen to compare")
-    folds = list(dict.fromkeys(place for place, _ in known))
+    sessions = {id(one.state): one for one in reversed((*among, *chosen))}
+    folds = list(dict.fromkeys(id(one.state) for one in (*among, *chosen)))
     arms = [_named(one, folds.index(place), len(folds)) for (place, _), one in known.items()]
     sides = tuple(_side(one) for one in arms)
     against = tuple(_against(arms[0], one) for one in arms[1:])
-    sessions = [next(one for (at, _), one in known.items() if at == place) for place in folds]
     return Comparison(
-        sessions=tuple(clean(one.session, 80) for one in sessions),
+        sessions=tuple(clean(sessions[place].session, 80) for place in folds),
         sides=sides,
-        differences=_differences(sessions, arms),
+        differences=_differences([sessions[place].state for place in folds], arms),
         against=against,
         scatter=_scatter(sides, against),
     )
+
+
+# --- which arms -----------------------------------------------------------------------------------------------------
+
+
+def pick(sessions: Sequence[Chosen], base: str = "") -> list[list[Chosen]]:
+    """What is to be held against what: lists of which each is one comparison, its first arm the one that the others
+    are held against.
+
+    Of a session by itself all arms are held against its base. Of several, the same quants against one another, each a
+    list of its own. Where the first of `sessions` is one arm, or `base` names one, all others are held against that.
+
+    Args:
+        sessions: those with an `arm` stand for that one, the others for all arms of their session.
+        base: an arm's id or quant, of the first session that has it.
+
+    Raises:
+        ValueError: nothing to pick from, no such base, or a session without arms.
+    """
+    if not sessions:
+        raise ValueError("nothing was chosen to compare")
+    every = [one for session in sessions for one in _all(session)]
+    first = _base(every, base) if base else sessions[0] if sessions[0].arm else None
+    if first is None and len({id(one.state) for one in every}) == 1:
+        first = next((one for one in every if one.arm == one.summary.base), every[0])
+    if first is not None:
+        return [[first, *(one for one in every if one.state is not first.state or one.arm != first.arm)]]
+    groups: list[list[Chosen]] = []
+    for one in every:
+        mine = next((group for group in groups if _belongs(one, group)), None)
+        if mine is None:
+            groups.append([one])
+        else:
+            mine.append(one)
+    return groups
+
+
+def _all(session: Chosen) -> list[Chosen]:
+    """A session's arms, or the one that was named."""
+    if session.arm:
+        return [session]
+    if not session.summary.arms:
+        raise ValueError(f"{clean(session.session, 80) or 'the session'}: has no arms to compare")
+    return [msgspec.structs.replace(session, arm=row.id) for row in session.summary.arms]
+
+
+def _quant(one: Chosen) -> str:
+    return next((row.quant for row in one.summary.arms if row.id == clean(one.arm, 80)), "")
+
+
+def _base(every: Sequence[Chosen], name: str) -> Chosen:
+    found = [one for one in every if name == one.arm] or [one for one in every if name == _quant(one)]
+    if not found:
+        there = ", ".join(dict.fromkeys(one.arm for one in every))
+        raise ValueError(f"{clean(name, 80)}: no such arm: there are {there}")
+    return found[0]
+
+
+def _belongs(one: Chosen, group: Sequence[Chosen]) -> bool:
+    """Whether an arm is the same quant as a group's first, and its session's only one of that: by its id, or where the
+    sessions call their arms otherwise, by its quant."""
+    if any(other.state is one.state for other in group):
+        return False
+    first = group[0]
+    if one.arm == first.arm:
+        return True
+    ids = ({row.id for row in other.summary.arms} for other in (one, first))
+    unlike = not any(name in known for name, known in zip((first.arm, one.arm), ids, strict=True))
+    alone = all(sum(row.quant == _quant(one) for row in other.summary.arms) == 1 for other in (one, first))
+    return unlike and alone and _quant(one) == _quant(first) != ""
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -493,7 +572,7 @@ CHANGES = ("lost", "gained", "differs", "same")
 def answers(arm: Arm) -> dict[str, Answer]:
     """What an arm answered, by `task/item`."""
     return {
-        item: Answer(one.text, one.correct, one.expected, one.prompt, len(one.text) in (SHORT, ANSWER))
+        item: Answer(one.text, one.correct, one.expected, one.prompt, len(one.text) in (SHORT, ANSWER), one.spans)
         for item, one in arm.items.items()
     }
 
@@ -573,17 +652,99 @@ def _is_indicator(char: str) -> bool:
     return "\U0001f1e6" <= char <= "\U0001f1ff"
 
 
+class Shift(msgspec.Struct, frozen=True):
+    """A side's answers to a task against the first side's, over the `n` items that both were asked in the same words
+    and that can be right or wrong. Shares of one.
+
+    measure: right, or micro-F1 where entities are asked for; `first` and `other` its values over these items. `delta`
+    is the other's less the first's, with the 95 % interval that `how` names, for a number of items fixed beforehand.
+    lost, gained: items that the first side alone has right, and the other alone; `p` by `test`, `p_holm` corrected
+    over all sides of the comparison in this task.
+    """
+
+    name: str
+    task: str
+    measure: str
+    n: int
+    first: float
+    other: float
+    delta: float
+    low: float
+    high: float
+    how: str
+    lost: int
+    gained: int
+    p: float
+    test: str
+    p_holm: float
+
+
+def shifts(found: Comparison) -> tuple[Shift, ...]:
+    """What became of the answers, by task and side. Draws 10,000 resamples for each: for reports, not for a screen that
+    follows."""
+    made = [_shift(one, task, pairs) for one in found.against for task, pairs in _by_task(one).items()]
+    tasks = dict.fromkeys(one.task for one in made)
+    corrected: dict[tuple[str, str], float] = {}
+    for task in tasks:
+        family = [one for one in made if one.task == task]
+        ps = tests.holm([one.p for one in family])
+        corrected |= {(one.name, task): p for one, p in zip(family, ps, strict=True)}
+    return tuple(
+        msgspec.structs.replace(one, p_holm=corrected[one.name, task])
+        for task in tasks
+        for one in made
+        if one.task == task
+    )
+
+
+def _by_task(against: Against) -> dict[str, list[Pair]]:
+    """The pairs that can be right or wrong, by task, sorted by item: a comparison gives the same figures each time."""
+    known: dict[str, list[Pair]] = {}
+    for one in sorted(against.answers, key=lambda pair: pair.item):
+        if one.first.correct is not None and one.other.correct is not None:
+            known.setdefault(one.item.partition("/")[0], []).append(one)
+    return known
+
+
+def _shift(against: Against, task: str, pairs: Sequence[Pair]) -> Shift:
+    theirs, ours = (np.array([bool(each.correct) for each in side]) for side in _sides(pairs))
+    held = tests.mcnemar(ours, theirs)
+    counted = all(one.first.spans is not None and one.other.spans is not None for one in pairs)
+    base, other = ([each.spans or (0, 0, 0) for each in side] for side in _sides(pairs))
+    found = tests.f1_bootstrap(other, base) if counted else tests.paired_bootstrap(ours, theirs)
+    return Shift(
+        name=against.name,
+        task=task,
+        measure="micro-F1" if counted else "right",
+        n=len(pairs),
+        first=tests.pooled_f1(base) if counted else float(theirs.mean()),
+        other=tests.pooled_f1(other) if counted else float(ours.mean()),
+        delta=found.delta,
+        low=found.low,
+        high=found.high,
+        how=found.how,
+        lost=held.lost,
+        gained=held.gained,
+        p=tests.f1_p(other, base) if counted else held.p,
+        test="bootstrap" if counted else held.test,
+        p_holm=1.0,
+    )
+
+
+def _sides(pairs: Sequence[Pair]) -> tuple[list[Answer], list[Answer]]:
+    return [one.first for one in pairs], [one.other for one in pairs]
+
+
 # --- what differs ---------------------------------------------------------------------------------------------------
 
 
-def _differences(sessions: Sequence[_Known], arms: Sequence[_Known]) -> tuple[Difference, ...]:
+def _differences(states: Sequence[State], arms: Sequence[_Known]) -> tuple[Difference, ...]:
     """Host, build, model and settings of the sessions, and what the arms themselves ran with, as it came out: each
     where it is not all the same. What all arms of a session have from its settings is said once."""
-    states = [one.state for one in sessions]
     found = [
         *_differing("host", [_host(state.host) for state in states]),
         *_differing("build", [_fields(state.build) for state in states]),
-        *_differing("settings", [{"model": clean(state.model, 80), **_fields(state.settings)} for state in states]),
+        *_differing("settings", [_settings(state) for state in states]),
     ]
     said = {one.name for one in found if one.about == "settings"}
     each = [{name: _word(one.judged.settings.get(name)) for name in MATTERS} for one in arms]
@@ -598,6 +759,13 @@ def _differing(about: str, each: Sequence[Mapping[str, str]]) -> list[Difference
     names = dict.fromkeys(name for facts in each for name in facts)
     rows = [Difference(about, name, tuple(facts.get(name, ABSENT) for facts in each)) for name in names]
     return [row for row in rows if len(set(row.values)) > 1]
+
+
+def _settings(state: State) -> dict[str, str]:
+    """The settings in words, with the model's name, and the digest of each task's items by itself."""
+    words = {"model": clean(state.model, 80), **_fields(state.settings)}
+    words.pop("digests")
+    return words | {f"items of {clean(task, 40)}": clean(digest, 16) for task, digest in state.settings.digests}
 
 
 def _host(host: Host | None) -> dict[str, str]:

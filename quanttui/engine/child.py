@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from quanttui.measure.base import Slots
     from quanttui.measure.perplexity import Judge, Workers
     from quanttui.measure.speed import Series, TokenArray
+    from quanttui.measure.tasks.prefix import Memory
 
 PROGRESS_NS = 100_000_000
 """Progress is told about this often, in nanoseconds."""
@@ -109,6 +110,8 @@ class Engine:
         self._made_for: tuple[str, int, int] | None = None
         self._series: Series | None = None
         self._text: tuple[str, TokenArray] | None = None
+        self._memory: Memory | None = None
+        self._prefix: tuple[tuple[str, bool], TokenArray] | None = None
         self._workers: Workers | None = None
         self._slots: Slots | None = None
 
@@ -138,6 +141,8 @@ class Engine:
             self._tell(protocol.Rendered(tokens=counts, most=self._loaded().trained_context))
         elif isinstance(request, protocol.Generate):
             self._generate(request)
+        elif isinstance(request, protocol.Choose):
+            self._choose(request)
         elif isinstance(request, protocol.Quantize):
             self._quantize(request)
         elif isinstance(request, protocol.Imatrix):
@@ -172,7 +177,7 @@ class Engine:
         self._let_go_of_slots()
         if self._model is not None:
             self._model.close()
-            self._model, self._text = None, None
+            self._model, self._text, self._prefix = None, None, None
         self._settings, self._arm = request.settings, request.arm
         began = time.monotonic_ns()
         progress = self._progress(request.arm, "load")
@@ -199,7 +204,7 @@ class Engine:
         return self._model
 
     def _forget(self) -> None:
-        self._series, self._made_for = None, None
+        self._series, self._made_for, self._memory = None, None, None
         if self._workers is not None:
             self._workers.forget()
         if self._context is not None:
@@ -295,34 +300,88 @@ class Engine:
         if not messages:
             return prompt.text, "plain"
         model = self._loaded()
-        return templates.rendered(model.chat_template, messages, model.bos, model.eos)
+        return templates.rendered(model.chat_template, messages, model.bos, model.eos, prompt.thinking)
+
+    def _switched(self, prompt: protocol.Given, form: str) -> bool | None:
+        """What the template's switch was set to, None where it was left alone or there is none."""
+        from quanttui.measure.tasks import templates
+
+        return prompt.thinking if form == "chat" and templates.has_switch(self._loaded().chat_template) else None
+
+    def _beginning(self, prompt: protocol.Given, text: str, form: str) -> TokenArray:
+        """The tokens of what other prompts begin with as well: the last one's are kept."""
+        from quanttui.measure.tasks.prefix import NONE
+
+        at = text.find(prompt.prefix) if prompt.prefix else -1
+        if at < 0:
+            return NONE
+        beginning = text[: at + len(prompt.prefix)], form == "chat"
+        if self._prefix is None or self._prefix[0] != beginning:
+            self._prefix = beginning, self._loaded().prompt_tokens(*beginning)
+        return self._prefix[1]
+
+    def _for_tasks(self, size: int) -> tuple[llama.Context, Memory]:
+        """The context that answers prompts, and what is known of its memory."""
+        from quanttui.measure.tasks.prefix import Memory
+
+        made_for, context = ("task", size, 1), self._context
+        if context is None or self._made_for != made_for:
+            context = self._make_context(made_for, size, 1)
+        if self._memory is None:
+            self._memory = Memory(context)
+        return context, self._memory
 
     def _generate(self, request: protocol.Generate) -> None:
+        from quanttui.measure import thought
         from quanttui.measure.speed import TELL_NS, TELL_QUIET_NS
-        from quanttui.measure.tasks.generate import Answering
+        from quanttui.measure.tasks import templates
+        from quanttui.measure.tasks.generate import Answering, Ending
 
-        model = self._loaded()
-        text, form = self._rendered(request.prompt, request.chat)
-        made_for = ("task", request.context, 1)
-        context = self._context
-        if context is None or self._made_for != made_for:
-            context = self._make_context(made_for, request.context, 1)
+        model, prompt = self._loaded(), request.prompt
+        text, form = self._rendered(prompt, request.chat)
+        context, memory = self._for_tasks(request.context)
         answering = Answering(
             context=context,
             vocabulary=model,
             clock=self._clock,
             meter=self._meter,
             tell_ns=TELL_NS if self._spare() else TELL_QUIET_NS,
+            memory=memory,
         )
-        tokens = model.prompt_tokens(text, form == "chat")
-        for told in answering.answer(request.unit, tokens, request.max_tokens, request.stop):
+        opened = thought.opened(text) if form == "chat" else b""
+        ending = Ending(request.max_tokens, request.stop, request.until, request.thinking_tokens, opened)
+        tokens, shared = model.prompt_tokens(text, form == "chat"), self._beginning(prompt, text, form)
+        knows = form == "chat" and templates.has_switch(model.chat_template)
+        for told in answering.answer(request.unit, tokens, ending, shared):
             if isinstance(told, e.Event):
                 self._tell(told)
             else:
                 self._tell(
                     protocol.Generated(
                         unit=request.unit, prompt=text, form=form, text=told.text, stopped=told.stopped,
-                        tokens=told.tokens, prompt_tokens=len(tokens), at=told.at, ns=told.ns,
+                        tokens=told.tokens, prompt_tokens=len(tokens), at=told.at, ns=told.ns, shared=told.shared,
+                        thinking=told.thinking, thought=0 if told.thought is None and knows else told.thought,
+                        switched=self._switched(prompt, form),
+                    )
+                )  # fmt: skip
+
+    def _choose(self, request: protocol.Choose) -> None:
+        from quanttui.measure.tasks.choose import Choosing
+
+        model, prompt = self._loaded(), request.prompt
+        text, form = self._rendered(prompt, request.chat)
+        context, memory = self._for_tasks(request.context)
+        tokens, *wholes = (model.prompt_tokens(text + behind, form == "chat") for behind in ("", *request.choices))
+        choosing = Choosing(context=context, clock=self._clock, meter=self._meter, memory=memory)
+        for told in choosing.choose(request.unit, tokens, wholes, self._beginning(prompt, text, form)):
+            if isinstance(told, e.Event):
+                self._tell(told)
+            else:
+                self._tell(
+                    protocol.Chosen(
+                        unit=request.unit, prompt=text, form=form, logs=told.logs, stopped=told.stopped,
+                        prompt_tokens=len(tokens), at=told.at, ns=told.ns, shared=told.shared,
+                        switched=self._switched(prompt, form),
                     )
                 )  # fmt: skip
 

@@ -27,6 +27,7 @@ from quanttui.errors import UserError
 from quanttui.events import Build, Settings
 from quanttui.format import clean, size
 from quanttui.measure.speed import TokenArray, Vocabulary
+from quanttui.measure.thought import SPECIAL
 from quanttui.quants import TENSOR_TYPES
 
 KV_TYPES = {
@@ -397,11 +398,14 @@ class Model:
         return bool(lib.llama_vocab_is_eog(self.vocab, token))
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for, none for a special one."""
+        """The bytes that a token stands for; of special ones only those that mark its thinking stand for any."""
+        return self._piece(token, False) or (found if (found := self._piece(token, True)) in SPECIAL else b"")
+
+    def _piece(self, token: int, special: bool) -> bytes:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            length = int(lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, False))
+            length = int(lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special))
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
@@ -529,6 +533,10 @@ class Context:
     def likeliest(self) -> int:
         """The token with the largest logit after the last that was submitted."""
         return int(np.argmax(self._logits(-1, 1)))
+
+    def next_logits(self) -> npt.NDArray[np.float32]:
+        """The logits after the last token that was submitted, [vocabulary]: a view, good until the next is."""
+        return self._logits(-1, 1).reshape(-1)
 
     def synchronize(self) -> None:
         """Wait for what was submitted."""

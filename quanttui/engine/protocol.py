@@ -108,10 +108,16 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt: `messages` as (role, content) for the model's chat template, or plain `text`."""
+    """A prompt: `messages` as (role, content) for the model's chat template, or plain `text`.
+
+    `prefix`: up to the end of the first place where this stands in its text, other prompts are the same: that much of
+    it may stay in memory for them. "" for none. `thinking`: what the template's switch is set to, None to leave it.
+    """
 
     text: str = ""
     messages: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
+    thinking: bool | None = None
 
 
 class Render(msgspec.Struct, frozen=True, kw_only=True, tag="render"):
@@ -126,7 +132,9 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """Answer a prompt, each token the likeliest, in a context of `context` tokens. Answered by UnitStarted, Tokens,
     Generated, UnitDone.
 
-    The answer ends where the model ends it, before the first of the strings `stop`, or with `max_tokens` tokens.
+    The answer ends where the model ends it, before the first of the strings `stop`, right after the first of the
+    letters `until` that stands alone, or with `max_tokens` tokens: `thinking_tokens` more where the model thinks
+    before it.
     """
 
     unit: events.Unit
@@ -134,6 +142,19 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     max_tokens: int
     context: int
     stop: tuple[str, ...] = ()
+    chat: bool = False
+    until: str = ""
+    thinking_tokens: int = 0
+
+
+class Choose(msgspec.Struct, frozen=True, kw_only=True, tag="choose"):
+    """How likely is each of the texts `choices` after a prompt, in a context of `context` tokens? Answered by
+    UnitStarted, Chosen, UnitDone."""
+
+    unit: events.Unit
+    prompt: Given
+    choices: tuple[str, ...]
+    context: int
     chat: bool = False
 
 
@@ -217,7 +238,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
 
 
 Request = Union[  # noqa: UP007 (msgspec reads it at run time on 3.10)
-    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Render, Generate, Quantize, Imatrix, Bandwidth, Kernels, Stop
+    Hello, Describe, Load, Speed, Warm, Tokenize, Score, Render, Generate, Choose, Quantize, Imatrix, Bandwidth,
+    Kernels, Stop
 ]
 
 
@@ -245,7 +267,10 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
 class Generated(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.generated"):
     """What the model answered. `prompt` is the text that it was given, made as `form` says (events.Item).
 
-    `tokens` came after `prompt_tokens` in `ns` altogether, from session time `at` on; `stopped` is one of STOPPED.
+    `tokens` came after `prompt_tokens` in `ns` altogether, from session time `at` on; `stopped` is one of STOPPED. The
+    first `shared` tokens of the prompt were in memory already. `text` is what follows the model's thinking, none where
+    that has no end; `thinking` is what it thought, in `thought` of the tokens, None where neither it nor its template
+    knows of thinking. `switched`: what the template's switch was set to, None where it was left alone or there is none.
     """
 
     unit: events.Unit
@@ -257,6 +282,28 @@ class Generated(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", ta
     prompt_tokens: int
     at: float
     ns: int
+    shared: int = 0
+    thinking: str = ""
+    thought: int | None = None
+    switched: bool | None = None
+
+
+class Chosen(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.chosen"):
+    """The log-likelihood of each choice after a prompt, in nats; none where they are too long for the context.
+
+    What else it says is as in Generated.
+    """
+
+    unit: events.Unit
+    prompt: str
+    form: str
+    logs: tuple[float, ...]
+    stopped: str
+    prompt_tokens: int
+    at: float
+    ns: int
+    shared: int = 0
+    switched: bool | None = None
 
 
 class Summed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.summed"):
@@ -289,8 +336,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
     outcome: str
 
 
-Answer = Union[events.Event, Counted, Rendered, Generated, Summed, Described, Answered, Refusal]  # noqa: UP007
-_Wire = Union[events.Known, Counted, Rendered, Generated, Summed, Described, Answered, Refusal]  # noqa: UP007
+Answer = Union[events.Event, Counted, Rendered, Generated, Chosen, Summed, Described, Answered, Refusal]  # noqa: UP007
+_Wire = Union[events.Known, Counted, Rendered, Generated, Chosen, Summed, Described, Answered, Refusal]  # noqa: UP007
 
 _encoder = msgspec.msgpack.Encoder()
 _envelopes = msgspec.msgpack.Decoder(Envelope)

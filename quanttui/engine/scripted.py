@@ -36,8 +36,9 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     `noise` is the standard deviation, in nats per token. `kld` is its mean KL divergence from the base, in nats. Its
     rows of logits are `vocabulary` wide, and all tokens of its text are 0.
     `kernels` is C(type) in GB/s by tensor type.
-    Of prompts it answers the share `differs` in words of its own, from some word on, the others as every arm does;
-    `answers` by item are given as they stand. It was trained for a context of `trained` tokens.
+    Of prompts it answers the share `differs` in words of its own, from some word on, the others as every arm does, and
+    finds as many choices as likely as no other arm; where a letter is asked for, it says one. `answers` by item are
+    given as they stand, the choice that is named there is likeliest. It was trained for a context of `trained` tokens.
     `fails` maps a unit's id, or load / quantize / bandwidth / bandwidth after / kernels, to the failure that comes
     instead of an answer.
     `holds` names a unit id at which it waits to be interrupted.
@@ -130,6 +131,8 @@ class Engine:
             yield protocol.Rendered(tokens=counts, most=self._script(request.arm).trained)
         elif isinstance(request, protocol.Generate):
             yield from self._generate(request)
+        elif isinstance(request, protocol.Choose):
+            yield from self._choose(request)
 
     def interrupt(self) -> None:
         """Like engine.process.Engine.interrupt."""
@@ -226,7 +229,7 @@ class Engine:
         count, at = _tokens(prompt), self._at()
         yield e.UnitStarted(unit=unit, at=at)
         known = script.answers.get(unit.item)
-        words = known.split() if known is not None else _words(unit.arm, prompt, script.differs)
+        words = known.split() if known is not None else _words(unit.arm, prompt, script.differs, request.until)
         said = [] if count >= request.context else words[: request.max_tokens]
         stopped = "context" if count >= request.context else "length" if len(said) < len(words) else "eos"
         text = known if known is not None and stopped == "eos" else " ".join(said)
@@ -240,6 +243,24 @@ class Engine:
             tokens=len(said), prompt_tokens=count, at=at, ns=ns,
         )  # fmt: skip
         yield self._done(unit, at, len(said), ns, script)
+
+    def _choose(self, request: protocol.Choose) -> Iterator[protocol.Answer]:
+        unit, prompt = request.unit, _text(request.prompt)
+        script = self._script(unit.arm)
+        self._fail(script, unit.id)
+        count, at = _tokens(prompt), self._at()
+        fits = count < request.context
+        yield e.UnitStarted(unit=unit, at=at)
+        logs = _weights(unit.arm, prompt, script.differs, len(request.choices))
+        if (known := script.answers.get(unit.item)) is not None:
+            logs[[one.strip() for one in request.choices].index(known)] = 0.0
+        ns = round(count * 1e9 / script.prompt) if fits else 0
+        self._clock.pass_(ns / 1e9)
+        yield protocol.Chosen(
+            unit=unit, prompt=prompt, form="chat" if request.prompt.messages else "plain", at=at, ns=ns,
+            logs=tuple(logs) if fits else (), stopped="choice" if fits else "context", prompt_tokens=count,
+        )  # fmt: skip
+        yield self._done(unit, at, 0, ns, script)
 
     def _score(self, request: protocol.Score) -> Iterator[protocol.Answer]:
         """Chunks whose values depend on arm and chunk alone, so that any order of units gives the same."""
@@ -323,14 +344,24 @@ def _nll(script: Script, arm: str, chunk: int, scored: int) -> Rows:
 WORDS = ("the", "boat", "went", "over", "a", "quiet", "sea", "and", "saw", "many", "lights", "far", "away")
 
 
-def _words(arm: str, prompt: str, differs: float) -> list[str]:
-    """The answer that a prompt gets from every arm, or from some word on one of the arm's own."""
+def _words(arm: str, prompt: str, differs: float, letters: str = "") -> list[str]:
+    """The answer that a prompt gets from every arm, or from some word on one of the arm's own. Of `letters` it begins
+    with one and ends."""
     common, own = _random("", zlib.crc32(prompt.encode())), _random(arm, zlib.crc32(prompt.encode()), 2)
     words = [WORDS[at] for at in common.integers(0, len(WORDS), 24)]
+    if letters:
+        words = [letters[common.integers(0, len(letters))]]
     if own.random() < differs:
         since = int(own.integers(0, len(words)))
-        words[since:] = [f"{WORDS[at]}" for at in own.integers(0, len(WORDS), len(words) - since)]
+        words[since:] = [(letters or WORDS)[at] for at in own.integers(0, len(letters or WORDS), len(words) - since)]
     return words
+
+
+def _weights(arm: str, prompt: str, differs: float, count: int) -> list[float]:
+    """Log-likelihoods of choices after a prompt, those of every arm, or some of the arm's own."""
+    common, own = _random("", zlib.crc32(prompt.encode()), 3), _random(arm, zlib.crc32(prompt.encode()), 4)
+    random = own if own.random() < differs else common
+    return [-float(each) for each in 0.1 + random.exponential(2.0, count)]
 
 
 def _text(prompt: protocol.Given) -> str:

@@ -6,7 +6,7 @@
 
 Beside those keys: `build` (versions), `session` (its state), `asked` (all settings), `schedule` and `order` of them,
 `floor` (A/A floor, a share of tok/s), `thriftiest` (the quant with the most tok/s per watt, tainted ones left out),
-`notes`, `base` and `deltas` (perplexity against the base arm, in percent).
+`notes`, `base` and `deltas` (perplexity against the base arm, in percent), `tasks`.
 Units: bytes, tokens per second, 1e9 bytes per second, nats for nll and KL divergence; probabilities and drift are
 shares of one.
 
@@ -17,6 +17,20 @@ chunks are drawn at random) or "texts" (such texts). What ends in `_from_rows` i
 llama-perplexity has it; `decode.clean` is the speed outside of the contaminated stretches; `energy` is net of
 `idle_watts` where those are known; `percentiles` by fraction ("0.5" the median) need the session's raw folder and are
 null without it.
+
+`tasks` has what the answers say, an object for each task, none without an answer:
+
+    {"task", "base", "measure", "margin", "pairs", "excluded", "quants": [{"id", "answers", "planned", "cut",
+     "too_long", "right", "thought": null or {"n", "thinking", "tokens", "cut", "share", "low", "high", "switch"},
+     "measures": [{"name", "value", "low", "high", "n", "how", "hits"}],
+     "against": null or {"n", "excluded", "delta", "low", "high", "cluster_low", "cluster_high", "lost", "gained", "p",
+                         "test", "p_holm", "call", "tost_p", "detectable",
+                         "subjects": [{"group", "n", "delta", "p", "p_holm"}]}}]}
+
+All are shares of one, with 95 % intervals of a number of items that was fixed beforehand: `how` names a measure's;
+those of `against` are paired bootstraps. The first of `measures` is the headline, named by `measure`; `against` holds a
+quant against `base` in it, over `pairs` items, and is null for the base and where there are no pairs. decide.study's
+structs say what each key means.
 """
 
 from __future__ import annotations
@@ -29,7 +43,9 @@ from typing import Any
 import msgspec
 
 from quanttui import session
+from quanttui.decide.study import Study, study
 from quanttui.format import clean
+from quanttui.report import study as task_words
 from quanttui.state import State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Rows
@@ -38,12 +54,15 @@ from quanttui.summary import ArmSummary, Delta, Depth, Kld, Summary, summarize, 
 SCHEMA = 1
 
 
-def report(state: State, over: bool = False, folder: Path | None = None) -> dict[str, Any]:
+def report(
+    state: State, over: bool = False, folder: Path | None = None, answers: Study | None = None
+) -> dict[str, Any]:
     """The session as the object above.
 
     Args:
         over: nobody goes on with the session, though it was never closed (session.status says interrupted).
         folder: the session's, for the percentiles.
+        answers: what the answers to tasks say; worked out here where it is not given.
     """
     found = summarize(state, over)
     known = {clean(arm.id, 80): arm for arm in state.arms.values()}
@@ -66,6 +85,7 @@ def report(state: State, over: bool = False, folder: Path | None = None) -> dict
         "arms": [_arm(arm, session.rows(folder, known[arm.id]) if folder else None) for arm in found.arms],
         "base": clean(found.base, 80) or None,
         "deltas": _deltas(found),
+        "tasks": plain(task_words.data(answers or study(state))),
     }
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from quanttui import session
+from quanttui.decide.study import Study, study
 from quanttui.diagnosis import drift
 from quanttui.events import Settings
 from quanttui.format import ABSENT, clean, duration, gib, percent, significant, size
+from quanttui.report import study as task_words
 from quanttui.state import Arm, State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Estimate
@@ -62,13 +64,22 @@ class Line(NamedTuple):
     more: int = 2
 
 
-def report(state: State, over: bool = False, ascii: bool = False, folder: Path | None = None) -> str:
+def report(
+    state: State,
+    over: bool = False,
+    ascii: bool = False,
+    folder: Path | None = None,
+    advice: Sequence[tuple[str, Sequence[str]]] = (),
+    answers: Study | None = None,
+) -> str:
     """The session as text, a newline at its end.
 
     Args:
         over: nobody goes on with the session, though it was never closed (session.status says interrupted).
         ascii: nothing but ASCII.
         folder: the session's, whose raw folder the percentiles of the KL divergence are taken from.
+        advice: headings, each with its sentences; it stands before the figures.
+        answers: what the answers to tasks say; worked out here where it is not given.
     """
     found = summarize(state, over)
     safe = _to_ascii if ascii else str
@@ -81,8 +92,15 @@ def report(state: State, over: bool = False, ascii: bool = False, folder: Path |
     ]
     sections = ["\n".join(_wrapped(safe(line.text), line) for line in lines) for lines in paragraphs]
     tables = [_speed_table(found), _quality_table(found), _depth_table(found)]
-    sections[1:1] = ["\n".join(_drawn(table, safe)) for table in tables]
+    sections[1:1] = ["\n".join(_drawn(table, safe)) for table in tables] + _tasks(answers or study(state), safe)
+    sections[1:1] = ["\n".join(_wrapped(safe(line.text), line) for line in _advised(advice))]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _advised(advice: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Line]:
+    for heading, sentences in advice:
+        for place, sentence in enumerate(sentences):
+            yield Line(f"{heading if place == 0 else '':<11}{sentence}", more=11)
 
 
 def brief(state: State) -> str:
@@ -94,7 +112,23 @@ def brief(state: State) -> str:
     if state.settings.until == "decided" or any(arm.kld for arm in found.arms):
         tables.append(_quality_table(found))
     drawn = ["\n".join(_drawn(table, str)) for table in tables]
+    drawn += [_task(part.title, part.tables[:1], str) for part in task_words.sections(study(state)) if part.tables]
     return "\n\n".join([*filter(None, drawn), "\n".join(_wrapped(line.text, line) for line in lines)]) + "\n"
+
+
+def _tasks(found: Study, safe: Callable[[str], str]) -> list[str]:
+    """The tasks' tables with what is to be said of each, then what their words mean; nothing without an answer."""
+    blocks = []
+    for part in task_words.sections(found):
+        said = [_wrapped(safe(text), Line(text)) for text in part.lines]
+        blocks += [_task(part.title, part.tables, safe), "\n".join(said)]
+    return [*blocks, "\n".join(_wrapped(safe(text), Line(text)) for text in task_words.legend(found))]
+
+
+def _task(title: str, tables: Sequence[task_words.Sheet], safe: Callable[[str], str]) -> str:
+    """A task's tables below its name."""
+    drawn = ["\n".join(_drawn(Table(*table), safe)) for table in tables]
+    return f"task {safe(title)}\n" + "\n\n".join(drawn)
 
 
 def _to_ascii(text: str) -> str:
@@ -116,9 +150,11 @@ def _header(state: State, found: Summary, over: bool) -> Iterator[Line]:
 def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]]:
     host, build, asked = found.host, found.build, state.settings
     if host is not None:
-        memory = size(host.memory) + (f", limited to {size(host.memory_limit)}" if host.memory_limit else "")
+        limit = f", limited to {size(host.memory_limit)}" if host.memory_limit else ""
         gpus = "".join(f", {clean(gpu.name)} ({size(gpu.memory)})" for gpu in host.gpus)
-        cpu = f"{clean(host.cpu)}, {host.cores} cores ({host.threads} threads), {memory} of memory"
+        cores = f"{host.cores} cores ({host.threads} threads)" if host.cores else ""
+        memory = f"{size(host.memory)}{limit} of memory" if host.memory else ""
+        cpu = ", ".join(filter(None, (clean(host.cpu), cores, memory)))
         yield "host", f"{clean(host.name)}: {clean(host.os)}, {cpu}{gpus}"
     if build is not None:
         offload = "with GPU offload" if build.gpu_offload else "CPU only"

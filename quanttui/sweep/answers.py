@@ -14,57 +14,120 @@ from quanttui import events as e
 from quanttui import session
 from quanttui.engine import protocol
 from quanttui.measure.tasks import Item, checks
+from quanttui.measure.tasks.judge import Judged, judge
 
 STEP = 256
 """Contexts are made in multiples of this many tokens."""
 
 
-def given(item: Item) -> protocol.Given:
-    """The item's prompt as an engine takes it."""
-    return protocol.Given(text=item.prompt, messages=tuple((one.role, one.content) for one in item.messages))
+Answer = protocol.Generated | protocol.Chosen
 
 
-def context(items: Sequence[Item], rendered: protocol.Rendered, max_tokens: int) -> int:
+def given(item: Item, thinking: bool | None = None) -> protocol.Given:
+    """The item's prompt as an engine takes it, with how its template's switch is set."""
+    messages = tuple((one.role, one.content) for one in item.messages)
+    return protocol.Given(text=item.prompt, messages=messages, prefix=item.prefix, thinking=thinking)
+
+
+def request(
+    unit: e.Unit, item: Item, settings: e.Settings, context: int, thinking: bool | None = None
+) -> protocol.Generate | protocol.Choose:
+    """What an engine is asked about an item, in a context of so many tokens."""
+    prompt = given(item, thinking)
+    if item.choices:
+        return protocol.Choose(unit=unit, prompt=prompt, choices=item.choices, context=context, chat=settings.chat)
+    return protocol.Generate(
+        unit=unit,
+        prompt=prompt,
+        max_tokens=item.max_tokens or settings.max_tokens,
+        stop=item.stop,
+        until=item.until,
+        thinking_tokens=settings.max_tokens,
+        context=context,
+        chat=settings.chat,
+    )
+
+
+def context(items: Sequence[Item], rendered: protocol.Rendered, max_tokens: int, chat: bool = False) -> int:
     """Tokens of context that hold every item with its answer: no more than the model was trained for."""
     longest = max(
-        tokens + (item.max_tokens or max_tokens) for item, tokens in zip(items, rendered.tokens, strict=True)
+        tokens + _room(item, max_tokens, chat) for item, tokens in zip(items, rendered.tokens, strict=True)
     )
     wanted = -(-longest // STEP) * STEP
     return min(wanted, rendered.most) if rendered.most else wanted
 
 
-def record(folder: Path, unit: e.Unit, item: Item, items: int, answer: protocol.Generated) -> e.Item:
+def _room(item: Item, max_tokens: int, chat: bool) -> int:
+    """At most so many tokens come after an item's prompt: a choice has no more of them than bytes."""
+    if item.choices:
+        return max(len(text.encode("utf-8", "replace")) for text in item.choices) + 1
+    return (item.max_tokens or max_tokens) + (max_tokens if item.messages or chat else 0)
+
+
+def record(folder: Path, unit: e.Unit, item: Item, items: int, answer: Answer) -> e.Item:
     """Judge an answer and write it down whole. Returns what the log says of it; `items` is how many its task has.
+
+    The line in raw/ has besides what the event says the prompt as the model was given it, the whole answer and what was
+    thought before it, and `asked`: the item, which is judged again by itself and `answer` alone. What of the item is
+    the prompt, or its beginning, is left out there.
 
     Raises:
         OSError: the disk is full; the file ends with its last whole line.
     """
-    answered = answer.stopped != "context"
-    correct = checks.holds(item.check, answer.text) if item.check and answered else None
-    expected = checks.words(item.check) if item.check else ""
+    text, thinking = _said(item, answer)
+    judged = judge(item, text)
+    if answer.stopped == "context":
+        judged = Judged(expected=judged.expected)
     digest = hashlib.sha256(answer.prompt.encode("utf-8", "surrogatepass")).hexdigest()
     path = session.part(folder, "raw", f"{unit.arm}.items.jsonl")
-    line = {
-        "unit": unit.id, "task": unit.task, "item": unit.item, "prompt": answer.prompt, "prompt_sha256": digest,
-        "form": answer.form, "answer": answer.text, "expected": expected, "correct": correct, "stopped": answer.stopped,
-        "tokens": answer.tokens, "prompt_tokens": answer.prompt_tokens, "ns": answer.ns,
-    }  # fmt: skip
-    return e.Item(
+    generated = answer if isinstance(answer, protocol.Generated) else None
+    told = e.Item(
         unit=unit,
         items=items,
         prompt=digest,
         form=answer.form,
-        answer=answer.text[: e.ANSWER],
+        answer=text[: e.ANSWER],
         stopped=answer.stopped,
-        tokens=answer.tokens,
+        tokens=generated.tokens if generated else 0,
         prompt_tokens=answer.prompt_tokens,
         at=answer.at,
         ns=answer.ns,
-        correct=correct,
-        expected=expected[: e.ANSWER],
+        correct=judged.correct,
+        expected=judged.expected[: e.ANSWER],
         file=str(path.relative_to(folder)),
-        offset=_append(path, msgspec.json.encode(line) + b"\n"),
+        shared=answer.shared,
+        group=item.group,
+        chosen=judged.chosen,
+        logs=answer.logs if isinstance(answer, protocol.Chosen) else (),
+        parsed=judged.parsed,
+        valid=judged.valid,
+        spans=judged.spans,
+        thought=generated.thought if generated else None,
+        switched=answer.switched,
     )
+    return msgspec.structs.replace(told, offset=_append(path, _line(told, item, answer.prompt, text, thinking)))
+
+
+def _said(item: Item, answer: Answer) -> tuple[str, str]:
+    """The answer, of choices the likeliest as it is named, and what was thought before it."""
+    if isinstance(answer, protocol.Generated):
+        return answer.text, answer.thinking
+    logs = answer.logs
+    return item.choices[max(range(len(logs)), key=logs.__getitem__)].strip() if logs else "", ""
+
+
+def _line(told: e.Item, item: Item, prompt: str, answer: str, thinking: str) -> bytes:
+    unit = told.unit
+    given = "" if item.prompt == prompt else item.prompt
+    line = {
+        "unit": unit.id, "task": unit.task, "item": unit.item, "group": told.group, "prompt": prompt,
+        "prompt_sha256": told.prompt, "form": told.form, "answer": answer, "thinking": thinking,
+        "expected": checks.words(item.check) if item.check else "", "correct": told.correct, "chosen": told.chosen,
+        "logs": told.logs, "parsed": told.parsed, "valid": told.valid, "spans": told.spans, "stopped": told.stopped,
+        "tokens": told.tokens, "prompt_tokens": told.prompt_tokens, "shared": told.shared, "thought": told.thought,
+        "switched": told.switched, "ns": told.ns, "asked": msgspec.structs.replace(item, prompt=given, prefix=""),
+    }  # fmt: skip
+    return msgspec.json.encode(line) + b"\n"
 
 
 def _append(path: Path, line: bytes) -> int:

@@ -42,6 +42,9 @@ GHOST_PROMPT, GHOST_DECODE = 64, 16
 
 DEMO_QUANTS = "F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,IQ3_XS,Q2_K,IQ2_XS"
 
+FILES = ("prompts", "mmlu", "ner")
+"""Tasks whose items may come from a file or folder, which the setting of the same name then says."""
+
 EXIT = {"ok": 0, "failed": 1, "interrupted": 130}
 
 
@@ -292,10 +295,12 @@ def _resumed(request: Request) -> session.Writer:
     state = session.load(folder)
     if state.opened is None:
         raise UserError(f"{folder}: holds no plan to resume: start anew with `quanttui run MODEL`")
+    if state.writer is not None and not state.writer[0]:
+        raise UserError(f"{folder}: was imported, nothing of it can go on: start anew with `quanttui run MODEL`")
     if session.status(state, folder) == "running" and state.writer and state.writer[0] != os.getpid():
         raise UserError(f"{folder}: process {state.writer[0]} is running it: `quanttui attach {folder}` watches it")
     _same_text(folder, state.settings)
-    _same_prompts(folder, state.settings)
+    _same_items(folder, state.settings)
     machine, built = host.host(), build()
     writer = session.Writer(folder)
     writer.append(
@@ -327,16 +332,21 @@ def _same_text(folder: Path, settings: e.Settings) -> None:
         )
 
 
-def _same_prompts(folder: Path, settings: e.Settings) -> None:
-    """Answers to other prompts must not be mixed with those that are recorded.
+def _same_items(folder: Path, settings: e.Settings) -> None:
+    """Answers to other items must not be mixed with those that are recorded.
 
     Raises:
-        UserError: the file of prompts is gone or was changed.
+        UserError: a task's items are gone or were changed.
     """
+    known = {"prompts": settings.prompts_sha256, **dict(settings.digests)}
     for task in tasks.load(settings):
-        if task.sha256 != settings.prompts_sha256:
-            what = clean(settings.prompts) or "the shipped prompts"
-            raise UserError(f"{what}: changed since {folder} was begun: put the old file back, or start a new session")
+        if task.sha256 != known.get(task.name):
+            name = task.name.partition("-")[0]
+            file = clean(getattr(settings, name)) if name in FILES else ""
+            raise UserError(
+                f"{file or name}: the items of {task.name} changed since {folder} was begun: put the old ones back, or "
+                "start a new session"
+            )
 
 
 def _settings(request: Request, planned: tuple[e.PlannedArm, ...]) -> e.Settings:
@@ -359,10 +369,10 @@ def _settings(request: Request, planned: tuple[e.PlannedArm, ...]) -> e.Settings
         spec = request.text or ("pocket" if request.demo else corpus.WIKITEXT)
         text = corpus.text(spec, cache=request.cache_dir)
         changes |= {"text": str(text.path), "text_sha256": text.sha256}
-    for task in tasks.load(settings):
-        path = str(Path(settings.prompts).expanduser().resolve()) if settings.prompts else ""
-        changes |= {"prompts": path, "prompts_sha256": task.sha256}
-    return msgspec.structs.replace(settings, **changes)
+    given = {name: getattr(settings, name) for name in FILES}
+    changes |= {name: str(Path(path).expanduser().resolve()) for name, path in given.items() if path}
+    settings = msgspec.structs.replace(settings, **changes)
+    return msgspec.structs.replace(settings, digests=tuple((one.name, one.sha256) for one in tasks.load(settings)))
 
 
 def _scheduled(settings: e.Settings, planned: tuple[e.PlannedArm, ...], shuffled: bool) -> e.Settings:

@@ -122,6 +122,17 @@ def items(tasks: Tasks, arm: str) -> tuple[e.Unit, ...]:
     )
 
 
+@lru_cache(maxsize=64)
+def _names(tasks: Tasks, arm: str) -> tuple[str, ...]:
+    return tuple(unit.id for unit in items(tasks, arm))
+
+
+def item(tasks: Tasks, arm: Arm) -> tuple[int, e.Unit] | None:
+    """The first item that an arm has not answered, and its place among those of all tasks."""
+    found = next((at for at, name in enumerate(_names(tasks, arm.id)) if name not in arm.units), None)
+    return None if found is None else (found, items(tasks, arm.id)[found])
+
+
 def group(settings: e.Settings) -> int:
     """How many chunks llama-perplexity decodes together: n_batch / n_ctx."""
     return max(1, settings.batch // settings.context)

@@ -23,7 +23,7 @@ from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
 from quanttui.errors import UserError
 from quanttui.measure.tasks import Task
-from quanttui.models import header, label, quantize, tiles
+from quanttui.models import header, label, quantize, store, tiles
 from quanttui.probes import apple
 from quanttui.sweep import answers, base, plan, requests, room, schedule
 from quanttui.sweep.schedule import Step
@@ -137,6 +137,7 @@ class Sweep:
         self._warmed: dict[str, plan.Test] = {}
         self._tasks = tuple((task.name, tuple(item.id for item in task.items)) for task in options.tasks)
         self._items = {(task.name, item.id): item for task in options.tasks for item in task.items}
+        self._thinking = {task.name: task.thinking for task in options.tasks}
         self._contexts: dict[str, int] = {}
         self._lock = threading.RLock()
         self._taking = ""
@@ -399,8 +400,8 @@ class Sweep:
             span.attempt,
         ):
             return
-        gone_on_with = span.phase in ("prompt", "decode")
-        if not (gone_on_with and schedule.has_more(state, state.arms[span.arm], span.phase)):
+        gone_on_with = span.phase in ("prompt", "decode", "task")
+        if not (gone_on_with and schedule.has_more(state, state.arms[span.arm], span.phase, self._tasks)):
             self._append(e.PhaseDone(arm=span.arm, phase=span.phase, attempt=span.attempt))
 
     # --- engines
@@ -549,14 +550,14 @@ class Sweep:
         for key in list(self._loaded):
             self._close(key)
         for file in self._files.values():
-            quantize.release(file)
+            store.release(file)
 
     def _let_go(self, arm: str) -> None:
         """An arm is over: its engines end, and its file, where it was made, may be evicted."""
         for key in [key for key in self._loaded if key[0] == arm]:
             self._close(key)
         if arm in self._files:
-            quantize.release(self._files.pop(arm))
+            store.release(self._files.pop(arm))
 
     def _ask(self, engine: Engine, request: Any) -> list[Any]:
         """Have a request answered: events go to the log as they come, other answers are returned."""
@@ -754,26 +755,20 @@ class Sweep:
         (unit,) = step.units
         item = self._items[unit.task, unit.item]
         count = sum(task == unit.task for task, _ in self._items)
-        request = protocol.Generate(
-            unit=unit,
-            prompt=answers.given(item),
-            max_tokens=item.max_tokens or self.settings.max_tokens,
-            stop=item.stop,
-            context=self._context(engine, step.arm),
-            chat=self.settings.chat,
-        )
+        context, thinking = self._context(engine, step.arm), self._thinking[unit.task]
+        request = answers.request(unit, item, self.settings, context, thinking)
         with self._asking(engine):
             for told in engine.ask(request, self.options.patience):
-                generated = isinstance(told, protocol.Generated)
-                self._append(answers.record(self.writer.folder, unit, item, count, told) if generated else told)
+                answered = isinstance(told, (protocol.Generated, protocol.Chosen))
+                self._append(answers.record(self.writer.folder, unit, item, count, told) if answered else told)
 
     def _context(self, engine: Engine, arm: str) -> int:
         """The context, in tokens, that all items fit into with their answers, as far as the model goes."""
         if arm not in self._contexts:
             items = tuple(self._items.values())
-            given = tuple(answers.given(item) for item in items)
+            given = tuple(answers.given(item, self._thinking[task]) for (task, _), item in self._items.items())
             (found,) = self._ask(engine, protocol.Render(arm=arm, prompts=given, chat=self.settings.chat))
-            self._contexts[arm] = answers.context(items, found, self.settings.max_tokens)
+            self._contexts[arm] = answers.context(items, found, self.settings.max_tokens, self.settings.chat)
         return self._contexts[arm]
 
     def _beside(self, told: protocol.Base, units: tuple[e.Unit, ...], chunks: int) -> protocol.Base | None:

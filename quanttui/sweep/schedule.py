@@ -4,10 +4,12 @@ So a schedule is an ordering of units, an early decision is a rule that asks for
 nothing of its own.
 
     sequential    one arm after the other: speed, perplexity, tasks; the anchor between them (diagnosis.drift)
-    round-robin   a repetition of each arm in turn, all of them loaded, then perplexity arm by arm
+    round-robin   a repetition of each arm in turn, all of them loaded, then perplexity arm by arm, then an item of the
+                  tasks of each arm in turn
     abba          the same, there and back, so that a steady drift falls on all arms alike
 
-Where not all arms fit into memory together, round-robin and abba take turns in two blocks of repetitions instead.
+Where not all arms fit into memory together, round-robin and abba take turns in two blocks of repetitions instead, and
+answer all items arm by arm.
 """
 
 from __future__ import annotations
@@ -59,12 +61,15 @@ def following(
     step = step or _again(state, slow=True)
     if not any(arm.outcome == "running" for arm in arms):
         step = step or _asked(state)
-    step = step or _first(state, arms, counted, ahead, tasks) or _again(state, slow=False) or _asked(state)
+    step = step or _first(state, arms, counted, ahead, tasks, turns and together)
+    step = step or _again(state, slow=False) or _asked(state)
     return (None if turns else _anchor(state, step)) or step
 
 
-def has_more(state: State, arm: Arm, phase: str) -> bool:
-    """Whether a timed phase of an arm's latest attempt misses a repetition."""
+def has_more(state: State, arm: Arm, phase: str, tasks: plan.Tasks = ()) -> bool:
+    """Whether a timed phase of an arm's latest attempt misses a repetition, or an arm an item of its tasks."""
+    if phase == "task":
+        return plan.item(tasks, arm) is not None
     tests = [test for test in plan.tests(state.settings, arm.plan) if test[0] == phase]
     return any(plan.repetition(state.settings, arm, arm.attempt, test) for test in tests)
 
@@ -83,34 +88,55 @@ def _speed(state: State, arm: Arm, number: int) -> Step | None:
 
 
 def _first(
-    state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int, tasks: plan.Tasks
+    state: State, arms: list[Arm], counted: Mapping[str, int], ahead: int, tasks: plan.Tasks, in_turns: bool
 ) -> Step | None:
-    """What the first arm has left that needs not wait for the base; where all wait, the base's next chunks."""
+    """What the first arm has left that needs not wait for the base; where all wait, the base's next chunks. Items of
+    tasks that are answered `in_turns` begin when no arm has anything else left."""
     waiting = False
+    turns: list[tuple[int, e.Unit]] = []
     for arm in arms:
         number = _number(arm)
         if step := _speed(state, arm, number):
             return step
         if _is_unprobed(state, arm):
             return Step(arm.id, "bandwidth", number)
-        if number > 1 or not plan.wants_perplexity(state.settings, arm.plan):
+        if number == 1 and plan.wants_perplexity(state.settings, arm.plan):
+            if (known := arm.chunks_planned or counted.get(arm.id)) is None:
+                return Step(arm.id, "count")
+            units = _chunks(state, arm, plan.groups(state.settings, known, arm.id))
+            if units:
+                return Step(arm.id, "perplexity", 1, tuple(units[:ahead]))
+            if units is None:
+                waiting = True
+                continue
+        if in_turns and (item := _item(arm, number, tasks)):
+            turns.append(item)
+        else:
             return _last(arm, number, tasks)
-        if (known := arm.chunks_planned or counted.get(arm.id)) is None:
-            return Step(arm.id, "count")
-        units = _chunks(state, arm, plan.groups(state.settings, known, arm.id))
-        if units:
-            return Step(arm.id, "perplexity", 1, tuple(units[:ahead]))
-        if units is not None:
-            return _last(arm, number, tasks)
-        waiting = True
-    return _for_those_who_wait(state, arms, counted, tasks) if waiting else None
+    if waiting:
+        return _for_those_who_wait(state, arms, counted, tasks)
+    return _item_in_turns(turns, state.settings.schedule == "abba")
 
 
 def _last(arm: Arm, number: int, tasks: plan.Tasks) -> Step:
-    """The next item that an arm has to answer once its other figures are there; then its end. Nothing asks a ghost."""
-    asked = number == 1 and not arm.plan.ghost
-    left = plan.missing(plan.items(tasks, arm.id), arm) if asked else []
-    return Step(arm.id, "task", 1, tuple(left[:1])) if left else Step(arm.id, "done", number)
+    """The next item that an arm has to answer once its other figures are there; then its end."""
+    item = _item(arm, number, tasks)
+    return Step(arm.id, "task", 1, item[1:]) if item else Step(arm.id, "done", number)
+
+
+def _item(arm: Arm, number: int, tasks: plan.Tasks) -> tuple[int, e.Unit] | None:
+    """The next item that an arm has to answer, and its place among all. Nothing asks a ghost, and nobody twice."""
+    return plan.item(tasks, arm) if number == 1 and not arm.plan.ghost else None
+
+
+def _item_in_turns(turns: list[tuple[int, e.Unit]], back: bool) -> Step | None:
+    """The earliest of the arms' next items: of the same item the first arm's, or `back` every other time the last's."""
+    if not turns:
+        return None
+    first = min(place for place, _ in turns)
+    units = [unit for place, unit in turns if place == first]
+    unit = units[-1 if back and first % 2 else 0]
+    return Step(unit.arm, "task", 1, (unit,))
 
 
 def _is_unprobed(state: State, arm: Arm) -> bool:

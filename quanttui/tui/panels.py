@@ -17,6 +17,7 @@ from quanttui.format import ABSENT, clean, clock, gib, percent, significant, siz
 from quanttui.series import Series
 from quanttui.state import Arm, Attempt, State
 from quanttui.summary import ArmSummary, Summary, peak, tainted
+from quanttui.tui import answers
 from quanttui.tui.parts import Line, Metric, Panel, Share
 from quanttui.tui.trace import Trace, at_cursor, ceiling, joined, mapped, over_progress, over_time
 
@@ -135,7 +136,9 @@ def charts(state: State, summary: Summary, columns: int, tail: State | None = No
     util = timed("gpu.util", binary=False)
     return Charts(
         speed=_speed_trace(state, arm, other, columns),
-        perplexity=_perplexity_trace(state, arm, base, columns),
+        perplexity=answers.trace(state, known, task, columns)
+        if (task := answers.task(state))
+        else _perplexity_trace(state, arm, base, columns),
         memory=_both(memory or used, used if memory else None),
         swap=_both(timed("engine.read/s"), timed("swap.in/s")),
         bus=at_cursor(_bus_trace(known, begin, end, columns, util), state.t),
@@ -362,14 +365,17 @@ def _prompt_line(at: Now, prompting: bool) -> list[tuple[Line, Line]]:
 
 
 def perplexity(at: Now) -> tuple[Metric, Panel]:
-    """Perplexity so far, its paired difference from the base with its call, and the KL divergence."""
+    """Perplexity so far, its paired difference from the base with its call, and the KL divergence; in its place the
+    answers, while there are some and no perplexity is scored."""
+    if task := answers.task(at.state):
+        return answers.panel(at.state, task, at.charts.perplexity, at.running("task"))
     quality = at.mine.perplexity if at.mine else None
     trace = at.charts.perplexity
     running = at.running("perplexity")
     if quality is None or at.mine is None:
         why = _waiting(at, "perplexity")
         return (
-            Metric("ppl", _nothing(at), "perplexity", why if why != "not yet" else "", "dim"),
+            Metric("ppl", _nothing(at, "perplexity"), "perplexity", why if why != "not yet" else "", "dim"),
             Panel("perplexity", "running" if running else "", "accent", "perplexity", why=why),
         )
     mark = "…" if quality.running else ""
@@ -789,8 +795,10 @@ def _rate(state: State, name: str) -> str:
     return f"{size(series.last)}/s" if series.last else "0"
 
 
-def _nothing(at: Now) -> str:
-    """What stands in a figure's place: it may still come, or not."""
+def _nothing(at: Now, phase: str = "decode") -> str:
+    """What stands in the place of a figure of a phase: it may still come, or not."""
+    if _waiting(at, phase).startswith(("not measured", "never")):
+        return "none"
     return "not yet" if at.mine is None or at.mine.outcome in ("running", "planned") else "none"
 
 

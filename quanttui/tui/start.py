@@ -20,8 +20,14 @@ DEMO = "pocket"
 SESSIONS = 20
 """So many of the latest sessions are offered to be watched again."""
 
-TASKS = {"speed": "speed", "ppl": "perplexity", "kld": "KL divergence", "prompts": "answers"}
+TASKS = {
+    "speed": "speed", "ppl": "perplexity", "kld": "KL divergence",
+    "prompts": "prompts", "traps": "traps", "structured": "JSON", "mmlu": "MMLU", "ner": "NER",
+}  # fmt: skip
 """What can be measured, as it is said."""
+
+ANSWERED = ("prompts", "traps", "structured", "mmlu", "ner")
+"""Those that every quant answers, item by item."""
 
 VERDICTS = {"fits": ("✓", "ok"), "tight": ("!", "warn"), "no": ("✗", "bad"), "unknown": ("?", "dim")}
 

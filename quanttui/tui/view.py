@@ -119,7 +119,7 @@ def of(
         end=clock(known.t) if known.t > state.t else "",
         steps=_steps(at, fraction),
         metrics={
-            one.name: one for one in (gen, ppl, bus_, panels.reread(at), mem, swap_, gpu_, watts)
+            "ppl": ppl, **{one.name: one for one in (gen, bus_, panels.reread(at), mem, swap_, gpu_, watts)}
         },
         panels={
             "speed": speed, "perplexity": perplexity, "memory": memory, "swap": swap, "bus": bus, "gpu": gpu,
@@ -186,7 +186,8 @@ def _where(summary: Summary) -> str:
     host, build = summary.host, summary.build
     words = []
     if host is not None:
-        words.append(f"{clean(host.name, 24)} {gib(host.memory_limit or host.memory, 2)} GiB")
+        memory = f" {gib(host.memory_limit or host.memory, 2)} GiB" if host.memory else ""
+        words.append(f"{clean(host.name, 24)}{memory}")
         words += [clean(gpu.name, 30) for gpu in host.gpus[:1]]
     if build is not None:
         words.append(f"llama.cpp {clean(build.llama_cpp, 24)}")
@@ -468,7 +469,8 @@ def _verdict(state: State, summary: Summary, chosen: str) -> tuple[Line, ...]:
     if one.label_note:
         lines.append(((f"{name} ", "text"), ("[!] ", "warn"), (clean(one.label_note), "text")))
     if not lines:
-        lines.append(((f"{name} ", "text"), ("no verdict yet" if one.outcome != "ok" else "nothing to object", "dim")))
+        said = "no verdict yet" if one.outcome != "ok" else "nothing to object" if one.tensor_types else "not judged"
+        lines.append(((f"{name} ", "text"), (said, "dim")))
     return tuple(lines)
 
 

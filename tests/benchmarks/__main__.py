@@ -34,6 +34,9 @@ from .tools import Unusable
 SCREEN = "screen"
 """The word before the monitor's rows."""
 
+COVERAGE = "coverage"
+"""The word for the table of the statistics, which needs no tool and no model."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure the rows asked for, and print them. Those of the monitor on a terminal have a table of their own."""
@@ -42,6 +45,10 @@ def main(words: Sequence[str] | None = None) -> int:
         from .screen import command  # here: it needs a terminal, and pyte
 
         return command.main(words[1:])
+    if words and words[0] == COVERAGE:
+        from . import coverage
+
+        return coverage.main(words[1:])
     args = _parser().parse_args(words)
     say = _say(args.silent)
     try:
@@ -122,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="quanttui against llama.cpp's own tools: one table.",
-        epilog=f"{SCREEN} [ROW ...]: the monitor on a terminal, a table of its own ({SCREEN} --help)",
+        epilog=f"{SCREEN} [ROW ...]: the monitor on a terminal, a table of its own ({SCREEN} --help); "
+        f"{COVERAGE}: how often the statistics keep what they say ({COVERAGE} --help)",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", choices=[[], *ROWS], help=f"{', '.join(ROWS)} (default: all)")
     parser.add_argument("--tools", type=Path, metavar="DIR", help="folder of llama-bench and llama-perplexity")

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from quanttui.errors import UserError
 
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
 LETTERS = "ABCD"
 """Between which a choice is made where the check says nothing else."""
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d{1,9})\]")
-_MISSING = object()
+MISSING = object()
+"""What is no value of JSON, None included."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One of four, against the answer without the blanks around it.
+    """One question to the answer without the blanks around it.
 
     exact: it is this text. regex: this is found in it (Python's re). choice: the first letter of `of` in it that stands
     alone is this one. json_path: the first JSON object or array in it has `equals` at this path ($.name[0].other).
+    schema: that JSON meets this JSON Schema (Draft 2020-12); it may stand beside json_path, and both must hold then.
+    entities: these of `tokens`, each as (first token, token after the last, type), and no others are named in it.
     """
 
     exact: str | None = None
@@ -30,9 +37,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     of: str = LETTERS
     json_path: str | None = None
     equals: Any = msgspec.UNSET
+    schema: dict[str, Any] | None = None
+    entities: tuple[tuple[int, int, str], ...] | None = None
+    tokens: tuple[str, ...] = ()
 
 
-KINDS = ("exact", "regex", "choice", "json_path")
+KINDS = ("exact", "regex", "choice", "json_path", "schema", "entities")
 
 
 def validate(check: Check) -> None:
@@ -42,7 +52,7 @@ def validate(check: Check) -> None:
         UserError: it does not, in words that complete "check: ".
     """
     given = [kind for kind in KINDS if getattr(check, kind) is not None]
-    if len(given) != 1:
+    if len(given) != 1 and given != ["json_path", "schema"]:
         raise UserError(f"must have one of {', '.join(KINDS)}, and has {' and '.join(given) or 'none'}")
     if (check.json_path is None) != (check.equals is msgspec.UNSET):
         raise UserError("json_path and equals go together")
@@ -55,10 +65,14 @@ def validate(check: Check) -> None:
         raise UserError(f"choice {check.choice!r} must be one of the letters {check.of}")
     if check.json_path is not None:
         _steps(check.json_path)
+    if check.schema is not None:
+        _usable(check.schema)
+    if any(not 0 <= start < end <= len(check.tokens) for start, end, _ in check.entities or ()):
+        raise UserError(f"entities: each must be [first, past the last, type] within the {len(check.tokens)} tokens")
 
 
 def holds(check: Check, answer: str) -> bool:
-    """Whether the answer is right."""
+    """Whether the answer is right, where it is not entities that are asked for: those are judge.judge's to score."""
     said = answer.strip()
     if check.exact is not None:
         return said == check.exact.strip()
@@ -66,7 +80,9 @@ def holds(check: Check, answer: str) -> bool:
         return re.search(check.regex, said) is not None
     if check.choice is not None:
         return chosen(said, check.of) == check.choice
-    return _same(_at(_json(said), _steps(check.json_path or "$")), check.equals)
+    given = found(said)
+    fits = check.schema is None or meets(check.schema, given)
+    return fits and (check.json_path is None or _same(_at(given, _steps(check.json_path)), check.equals))
 
 
 def words(check: Check) -> str:
@@ -75,24 +91,92 @@ def words(check: Check) -> str:
         return f"{check.json_path} = {json.dumps(check.equals, ensure_ascii=False)}"
     if check.regex is not None:
         return f"/{check.regex}/"
+    if check.schema is not None:
+        return "what its schema asks for"
+    if check.entities is not None:
+        named = [[" ".join(check.tokens[start:end]), kind] for start, end, kind in check.entities]
+        return json.dumps(named, ensure_ascii=False)
     return check.exact if check.exact is not None else check.choice or ""
 
 
 def chosen(answer: str, letters: str = LETTERS) -> str | None:
     """The first of the letters that stands alone in an answer, None where there is none."""
-    found = re.search(rf"(?<![^\W_])[{re.escape(letters)}](?![^\W_])", answer)
-    return found[0] if found else None
+    letter = re.search(rf"(?<![^\W_])[{re.escape(letters)}](?![^\W_])", answer)
+    return letter[0] if letter else None
 
 
-def _json(answer: str) -> Any:
-    """The first JSON object or array in an answer, _MISSING where there is none."""
-    decoder = json.JSONDecoder()
-    for found in re.finditer(r"[\[{]", answer):
+def found(answer: str) -> Any:
+    """The first JSON object or array in an answer, MISSING where there is none, or the answer ends within it. NaN and
+    Infinity are no JSON."""
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    for opened in re.finditer(r"[\[{]", answer):
         try:
-            return decoder.raw_decode(answer, found.start())[0]
+            return decoder.raw_decode(answer, opened.start())[0]
+        except json.JSONDecodeError as error:
+            if error.pos >= len(answer) or error.msg.startswith("Unterminated"):
+                return MISSING
         except (ValueError, RecursionError):
-            continue
-    return _MISSING
+            return MISSING
+    return MISSING
+
+
+def meets(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a JSON value meets a schema (JSON Schema, Draft 2020-12). `format` is not asked; nothing is fetched."""
+    if value is MISSING:
+        return False
+    try:
+        return bool(_validator(schema).is_valid(value))
+    except RecursionError:
+        return False
+
+
+def _validator(schema: dict[str, Any]) -> Validator:
+    """With an empty registry: a reference out of the schema cannot be followed."""
+    from jsonschema import Draft202012Validator
+    from referencing import Registry
+
+    return Draft202012Validator(schema, registry=Registry())
+
+
+def _usable(schema: dict[str, Any]) -> None:
+    """See that it is a schema, whole in itself.
+
+    Raises:
+        UserError: it is none, refers to what it does not hold, or to itself without end.
+    """
+    from jsonschema import Draft202012Validator, SchemaError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise UserError(f"schema is none: {error.message[:200]}") from None
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            raise UserError(f"schema refers to {reference!r}, which it does not hold: nothing is fetched") from None
+    empty: tuple[Any, ...] = ({}, [])
+    try:
+        for value in empty:
+            _validator(schema).is_valid(value)
+    except RecursionError:
+        raise UserError("schema refers to itself without end") from None
+
+
+def _references(part: Any) -> Iterator[str]:
+    """What a schema refers to, at any depth."""
+    if isinstance(part, dict):
+        yield from (part[key] for key in ("$ref", "$dynamicRef") if isinstance(part.get(key), str))
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _references(inner)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
 
 
 def _steps(path: str) -> list[str | int]:
@@ -109,11 +193,11 @@ def _steps(path: str) -> list[str | int]:
 
 
 def _at(value: Any, steps: list[str | int]) -> Any:
-    """What lies at a path, _MISSING where nothing does."""
+    """What lies at a path, MISSING where nothing does."""
     for step in steps:
         named = isinstance(value, dict) and isinstance(step, str) and step in value
         if not (named or (isinstance(value, list) and isinstance(step, int) and step < len(value))):
-            return _MISSING
+            return MISSING
         value = value[step]
     return value
 

@@ -1,4 +1,4 @@
-"""The task "prompts": a file of one's own prompts, a JSON object a line, or the shipped ones. Knows no engine.
+"""Prompts in a file, a JSON object a line: one's own, and the shipped sets. Knows no engine.
 
     {"id": "capital", "prompt": "The capital of France is", "check": {"regex": "Paris"}, "max_tokens": 8}
     {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "check": {"regex": "\\\\b42\\\\b"}}
@@ -13,14 +13,13 @@ from pathlib import Path
 import msgspec
 
 from quanttui.errors import UserError
-from quanttui.events import Settings
-from quanttui.format import clean, size
+from quanttui.format import clean
 from quanttui.measure.tasks import checks
+from quanttui.measure.tasks.files import content
 from quanttui.measure.tasks.items import Item, Message, Task
 
 NAME = "prompts"
-SHIPPED = Path(__file__).parent / "prompts.jsonl"
-MOST_BYTES = 64 << 20
+SHIPPED, TRAPS, STRUCTURED = (Path(__file__).parent / f"{name}.jsonl" for name in (NAME, "traps", "structured"))
 MOST_TOKENS = 32_768
 ROLES = ("system", "user", "assistant")
 ID_LENGTH = 80
@@ -35,24 +34,16 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     check: checks.Check | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    group: str = ""
 
 
-def load(settings: Settings) -> tuple[Task, ...]:
-    """The tasks that the settings ask for, their files read and checked whole.
-
-    Raises:
-        UserError: a file cannot be read, or has a line that is no prompt; names file and line.
-    """
-    return (read(Path(settings.prompts) if settings.prompts else SHIPPED),) if NAME in settings.tasks else ()
-
-
-def read(path: Path) -> Task:
-    """A file of prompts.
+def read(path: Path, name: str = NAME) -> Task:
+    """A file of prompts, checked whole. Its digest is that of its bytes.
 
     Raises:
-        UserError: as load.
+        UserError: it cannot be read, or has a line that is no prompt; names file and line.
     """
-    data = _bytes(path)
+    data = content(path, "--prompts")
     items: dict[str, Item] = {}
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
@@ -64,18 +55,7 @@ def read(path: Path) -> Task:
         items[item.id] = item
     if not items:
         raise UserError(f'{clean(str(path))}: holds no prompt: write one {{"prompt": "…"}} a line')
-    return Task(name=NAME, items=tuple(items.values()), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{clean(str(path))}: cannot be read ({error.strerror}): give another with --prompts") from None
-    if len(data) > MOST_BYTES:
-        raise UserError(f"{clean(str(path))}: is larger than {size(MOST_BYTES)}: give fewer prompts")
-    return data
+    return Task(name=name, items=tuple(items.values()), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _item(line: bytes, number: int, where: str) -> Item:
@@ -93,6 +73,7 @@ def _item(line: bytes, number: int, where: str) -> Item:
         check=written.check,
         max_tokens=written.max_tokens,
         stop=written.stop,
+        group=written.group,
     )
 
 
@@ -100,6 +81,8 @@ def _complaints(line: _Line, told: str) -> Iterator[str]:
     """What is wrong with a line, the first first."""
     if not told or clean(told, ID_LENGTH) != told:
         yield f"id {told[:ID_LENGTH]!r}: must be one line of up to {ID_LENGTH} printable characters"
+    if clean(line.group, ID_LENGTH) != line.group:
+        yield f"group {line.group[:ID_LENGTH]!r}: must be one line of up to {ID_LENGTH} printable characters"
     if (line.prompt is None) == (line.messages is None):
         yield "must have either prompt or messages"
     contents = [line.prompt] if line.messages is None else [one.content for one in line.messages]

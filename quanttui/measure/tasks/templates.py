@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -30,27 +30,43 @@ class Refused(Exception):
     """The template will not have these messages, in its own words."""
 
 
-def rendered(template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str) -> tuple[str, str]:
+SWITCH = "enable_thinking"
+"""The variable by which a template is told whether the model shall think: Qwen3's, and others' since."""
+
+
+def has_switch(template: str) -> bool:
+    """Whether a template looks at the switch."""
+    return SWITCH in template
+
+
+def rendered(
+    template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str, thinking: bool | None = None
+) -> tuple[str, str]:
     """The prompt's text, ready for the assistant's answer, and its form: "chat", or why it is plain text.
 
     Args:
         template: the GGUF's, "" where it has none: then the contents of the messages, a blank line between.
         messages: (role, content).
+        thinking: what the switch is set to where the template has it, None to leave it alone.
     """
     plain = "\n\n".join(content for _, content in messages)
     if not template:
         return plain, "its file has no chat template"
     try:
-        return _rendered(template, messages, bos, eos), "chat"
+        switch = {} if thinking is None or not has_switch(template) else {SWITCH: thinking}
+        return _rendered(template, messages, bos, eos, switch), "chat"
     except Refused as refused:
         return plain, f"its chat template refuses them: {clean(str(refused), 120)}"
     except _FAILURES as error:
         return plain, f"its chat template fails: {clean(str(error) or type(error).__name__, 120)}"
 
 
-def _rendered(template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str) -> str:
+def _rendered(
+    template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str, switch: Mapping[str, bool]
+) -> str:
     given = [{"role": role, "content": content} for role, content in messages]
-    return _compiled(template).render(messages=given, add_generation_prompt=True, bos_token=bos, eos_token=eos)
+    made = _compiled(template)
+    return made.render(messages=given, add_generation_prompt=True, bos_token=bos, eos_token=eos, **switch)
 
 
 @lru_cache(maxsize=4)

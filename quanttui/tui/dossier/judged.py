@@ -47,7 +47,8 @@ def verdicts(at: Subject) -> Section:
     """Every verdict with its advice, cost and thresholds, then the evidence by phase."""
     judged = at.mine.verdicts
     if not judged:
-        said = "nothing to object" if at.mine.outcome == "ok" else absent(at, "decode")
+        fine = "nothing to object" if at.mine.tensor_types else "not judged: only its figures were imported"
+        said = fine if at.mine.outcome == "ok" else absent(at, "decode")
         return Section("verdicts", (says(said),))
     items: list[Item] = []
     for one in judged:

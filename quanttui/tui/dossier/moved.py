@@ -161,7 +161,7 @@ def memory(at: Subject) -> Section:
     if rows:
         items.append(Grid(("peak in", "host", "of its own", "devices"), rows))
     host = at.summary.host
-    if host is not None:
+    if host is not None and host.memory:
         limit = " (the container's limit)" if host.memory_limit else ""
         items.append(fact("the host has", f"{size(host.memory_limit or host.memory)}{limit}"))
     return Section("memory", tuple(items), (f"peak {size(most)}" if most is not None else "", "dim"))

@@ -9,7 +9,9 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 
 from quanttui.decide import compare
+from quanttui.decide.candidates import Needs
 from quanttui.decide.compare import Chosen, Comparison
+from quanttui.report import advise
 from quanttui.state import State
 from quanttui.summary import Summary
 from quanttui.tui.glyphs import Glyphs
@@ -18,7 +20,7 @@ from quanttui.tui.screens.page import Page, Scene
 from quanttui.tui.widgets import compare as drawn
 from quanttui.tui.widgets.sheet import crop
 
-VIEWS = ("figures", "answers", "quality against speed", "what differs")
+VIEWS = ("figures", "answers", "quality against speed", "what differs", "advice")
 
 WIDE = 100
 """The least width at which charts stand beside each other."""
@@ -36,7 +38,7 @@ class ComparePage(Page):
     """The quant `arm` held against another one of this session, or against the same one of `other`."""
 
     KEYS = (
-        ("tab", "view", "the next view: figures, answers, quality against speed, what differs; shift+tab: back"),
+        ("tab", "view", "the next view: figures, answers, quality and speed, what differs, advice; shift+tab: back"),
         ("↑↓", "quant", "another quant (also j and k)"),
         ("b", "against", "hold it against another one"),
         ("a", "all", "all quants at once; again: this one"),
@@ -68,6 +70,7 @@ class ComparePage(Page):
         self.all = False
         self.view_ = VIEWS[0]
         self.item = 0
+        self._advised: tuple[object, tuple[tuple[str, tuple[str, ...]], ...]] | None = None
         self._comparison = self._made()
 
     def _first_base(self) -> str:
@@ -117,6 +120,8 @@ class ComparePage(Page):
             return drawn.pareto(found, width, height, self.glyphs)
         if self.view_ == "what differs":
             return drawn.table(found, width, height, self.glyphs)
+        if self.view_ == "advice":
+            return drawn.advice(self._said(), width, height, self.glyphs, self.top)
         return self._figures(found, width, height)
 
     def _figures(self, found: Comparison, width: int, height: int) -> list[Line]:
@@ -136,8 +141,17 @@ class ComparePage(Page):
             *drawn.perplexity(found, width, rest - upper, self.glyphs),
         ]
 
+    def _said(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """What is advised of this session's quants; worked out again only when something was measured since."""
+        arms = self.scene.state.arms.values()
+        key = tuple((arm.id, arm.outcome, len(arm.chunks), len(arm.items), len(arm.attempts)) for arm in arms)
+        if self._advised is None or self._advised[0] != key:
+            found = advise.of(self.scene.state, Needs(), summary=self.scene.summary)
+            self._advised = key, advise.blocks(found)
+        return self._advised[1]
+
     def most(self, width: int, height: int) -> int:
-        return 10_000 if self.view_ == "answers" else 0
+        return 10_000 if self.view_ in ("answers", "advice") else 0
 
     def action_view(self, by: int) -> None:
         self.view_ = VIEWS[(VIEWS.index(self.view_) + by) % len(VIEWS)]

@@ -63,7 +63,7 @@ class Start(App[Choice], inherit_bindings=False):
         Binding("space", "take", show=False),
         Binding("a", "all", show=False),
         Binding("d", "decided", show=False),
-        *(Binding(str(number), f"task({number})", show=False) for number in range(1, 5)),
+        *(Binding(str(number), f"task({number})", show=False) for number in range(1, len(start.TASKS) + 1)),
         Binding("escape,backspace", "return", show=False),
         Binding("question_mark", "help", show=False),
         Binding("q,ctrl+c,ctrl+q,ctrl+z", "leave", show=False),
@@ -269,7 +269,7 @@ class Start(App[Choice], inherit_bindings=False):
         if self._plan is None:
             return
         if not self._wanted or not self._tasks:
-            self._error = "choose a quant: space takes one" if self._tasks else "choose what is measured: 1 to 4"
+            self._error = "choose a quant: space takes one" if self._tasks else "choose what is measured: 1 to 8"
             self._show()
             return
         quants = {arm.id: arm.quant for arm in self._plan.arms}

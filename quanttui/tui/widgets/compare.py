@@ -545,6 +545,23 @@ def _upright(row: Difference, heads: Sequence[str], width: int, glyphs: Glyphs) 
 # --- speed and quality together -------------------------------------------------------------------------------------
 
 
+def advice(
+    parts: Sequence[tuple[str, Sequence[str]]], width: int, height: int, glyphs: Glyphs, top: int = 0
+) -> list[Line]:
+    """Headings with their sentences, from line `top` on."""
+    lines: list[Line] = []
+    for heading, sentences in parts:
+        lines += [crop(((f" {heading}", "title"),), width)]
+        for sentence in sentences:
+            wrapped = wrap(shown([(sentence, "text")], glyphs), max(8, width - 5), 0) or [()]
+            lines += [crop(((" - " if at == 0 else "   ", "dim"), *line), width) for at, line in enumerate(wrapped)]
+        lines.append(crop((), width))
+    lines.append(crop(((" quanttui advise has --memory, --ctx, --tolerance, --min-tok-s, --needs", "dim"),), width))
+    first = max(0, min(top, len(lines) - height))
+    kept = lines[first : first + height]
+    return [*kept, *([crop((), width)] * (height - len(kept)))]
+
+
 def pareto(view: Comparison, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """The sides by speed and by perplexity against the first."""
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
-from quanttui.decide.compare import Point, Scatter, front
+import msgspec
+
+from quanttui.decide.compare import Point, Scatter
 from quanttui.format import clean, significant
-from quanttui.summary import ArmSummary, Summary
+from quanttui.report import charts
+from quanttui.report.charts import FAR, Axis
+from quanttui.summary import Summary
 from quanttui.tui.glyphs import Glyphs, Raster
 from quanttui.tui.parts import Line, Span
 from quanttui.tui.trace import bounds
@@ -29,53 +32,12 @@ Cell = tuple[int, int]
 """Column, and row from the top."""
 
 
-FAR = 10
-"""Where the worst quant has lost more than so many times what the middle one has, the axis is bent, or all others would
-lie in one line."""
-
-
-class Axis(NamedTuple):
-    """A range with round marks on it, those that matter most first. `bend`: below this size it is nearly linear, above
-    nearly logarithmic (asinh); 0 for a straight one."""
-
-    low: float
-    high: float
-    marks: tuple[float, ...]
-    bend: float = 0.0
-
-    def share(self, value: float) -> float:
-        """Where a value lies, 0 to 1; one beyond an end lies at that end."""
-        low, high, place = (math.asinh(x / self.bend) if self.bend else x for x in (self.low, self.high, value))
-        return min(1.0, max(0.0, (place - low) / (high - low)))
-
-
 def points(summary: Summary) -> Scatter:
-    """The session's quants by decode tok/s, and by perplexity against the base's in percent."""
-    found, missing = [], []
-    for one in summary.arms:
-        lost = one.delta.percent if one.delta else None
-        if one.id == summary.base and one.perplexity is not None:
-            lost = 0.0
-        if one.decode is not None and lost is not None:
-            found.append(_point(one, lost))
-        elif one.outcome not in ("planned", "skipped") and not one.ghost:
-            missing.append(f"{one.id}: no {'speed' if one.decode is None else 'perplexity'}")
-    return Scatter(front(found), f"Δppl % vs {clean(summary.base, 20)}" if summary.base else "Δppl %", tuple(missing))
-
-
-def _point(one: ArmSummary, lost: float) -> Point:
-    assert one.decode is not None
-    rate, radius, delta = one.decode.tok_s, one.decode.radius, one.delta
-    return Point(
-        name=one.id,
-        tok_s=rate,
-        quality=lost,
-        tok_low=None if radius is None else rate - radius,
-        tok_high=None if radius is None else rate + radius,
-        quality_low=delta.low if delta else None,
-        quality_high=delta.high if delta else None,
-        tainted=one.tainted,
-    )
+    """The session's quants by decode tok/s, and by perplexity against the base's in percent; ghosts have none."""
+    models = tuple(one for one in summary.arms if not one.ghost)
+    found = charts.points(msgspec.structs.replace(summary, arms=models))
+    short = f"Δppl % vs {clean(summary.base, 20)}" if summary.base else "Δppl %"
+    return msgspec.structs.replace(found, quality=short)
 
 
 def boxed(scatter: Scatter, width: int, height: int, glyphs: Glyphs) -> list[Line]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from quanttui.tui.glyphs import Glyphs
 from quanttui.tui.parts import Line, Span
-from quanttui.tui.start import HEADINGS, Offer, Row, Selection
+from quanttui.tui.start import ANSWERED, HEADINGS, Offer, Row, Selection
 from quanttui.tui.widgets.bars import keyed, wrap
 from quanttui.tui.widgets.sheet import crop, cut, pad, shown, sides, width_of
 
@@ -64,7 +64,7 @@ def selection(view: Selection, width: int, height: int, glyphs: Glyphs) -> list[
     title = sides([(f" {view.model}", "title")], [(f"{view.machine} ", "dim")], width, glyphs)
     foot: list[Line] = []
     if height > 9:
-        foot += [crop((), width), _tasks(view, width, glyphs)]
+        foot += [crop((), width), *_tasks(view, width, glyphs)[: 2 if height > 14 else 1]]
         foot += [_score(view, width, glyphs)]
         foot += _wrapped(f" {view.takes}", "strong", width, 1, glyphs)
     if view.error and height > 4:
@@ -113,15 +113,15 @@ def _quant(
     return crop((*spans, (" " * width, mark)), width)
 
 
-def _tasks(view: Selection, width: int, glyphs: Glyphs) -> Line:
-    """What is measured, each with its key; in short where all of it has no room."""
+def _tasks(view: Selection, width: int, glyphs: Glyphs) -> list[Line]:
+    """What is measured, and below it what is answered, each with its key; in short where all of it has no room."""
     wide = width >= WIDE
-    spans: list[Span] = [(" measure  " if wide else " ", "dim")]
+    rows: dict[str, list[Span]] = {"measure": [], "answer": []}
     for number, (name, words, on) in enumerate(view.tasks, 1):
-        gap = "" if number == len(view.tasks) else "   " if wide else " "
-        said = f" [{'x' if on else ' '}] {words}{gap}" if wide else f"[{'x' if on else ' '}]{name}{gap}"
-        spans += [(f"{number}", "key"), (said, "text" if on else "dim")]
-    return crop(cut(shown(spans, glyphs), width, glyphs), width)
+        said = f" [{'x' if on else ' '}] {words}   " if wide else f"[{'x' if on else ' '}]{name} "
+        rows["answer" if name in ANSWERED else "measure"] += [(f"{number}", "key"), (said, "text" if on else "dim")]
+    lines = [((f" {head:<9}" if wide else " ", "dim"), *spans) for head, spans in rows.items() if spans]
+    return [crop(cut(shown(line, glyphs), width, glyphs), width) for line in lines]
 
 
 def _score(view: Selection, width: int, glyphs: Glyphs) -> Line:
@@ -146,7 +146,8 @@ HELP = (
     ("enter", "the model's quants; there: begin the sweep. A session is watched, or played again"),
     ("space", "take the quant into the sweep, or leave it out"),
     ("a", "all quants, or none"),
-    ("1 2 3 4", "measure speed, perplexity, KL divergence from the base, answers to prompts; or leave it out"),
+    ("1 2 3", "measure speed, perplexity, KL divergence from the base"),
+    ("4 to 8", "have prompts, traps, JSON by a schema, MMLU or entities answered"),
     ("d", "score the text only until it is decided whether each quant keeps within the tolerance"),
     ("esc", "back to the models"),
     ("q", "quit"),
