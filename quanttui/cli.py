@@ -1,7 +1,7 @@
 """The command line: parse, call, print; nothing else. Imports lazily, so that no command pays for another's.
 
-Exit codes: 0 done, 1 some arm failed or a figure differs, 2 bad usage or input, 130 stopped. What goes wrong is one line
-on stderr.
+Exit codes: 0 done, 1 some arm failed or a figure differs, 2 bad usage or input, 130 stopped. What goes wrong is one
+line on stderr.
 """
 
 from __future__ import annotations

@@ -87,7 +87,9 @@ class Writer:
         self.state = fold.State()
         self._lock = threading.Lock()
         whole, self._since_frame = _refold(folder, self.state)
-        self.log = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+        # A file object, so that one who is forgotten lets go of it; opened without making a log where there is none.
+        self._file = open(folder / EVENTS, "ab", buffering=0, opener=_to_append)  # noqa: SIM115
+        self.log = self._file.fileno()
         os.ftruncate(self.log, whole)
         self._size = whole
         self.origin_ns = time.monotonic_ns() - int(self.state.t * 1e9)
@@ -135,7 +137,11 @@ class Writer:
 
     def close(self) -> None:
         self.sync()
-        os.close(self.log)
+        self._file.close()
+
+
+def _to_append(path: str, _: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
 
 
 class Reader:
@@ -147,7 +153,7 @@ class Reader:
         self.dropped = 0
         self._rest = b""
         try:
-            self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise UserError(
                 f"{folder}: is no session ({error.strerror}: {EVENTS}): `quanttui sessions` lists them"
@@ -161,7 +167,7 @@ class Reader:
         """
         left = limit
         while left is None or left > 0:
-            block = os.pread(self._file, _BLOCK, self.offset + len(self._rest))
+            block = os.pread(self._file.fileno(), _BLOCK, self.offset + len(self._rest))
             if not block:
                 return
             if left is not None:
@@ -178,7 +184,7 @@ class Reader:
                     self.dropped += 1
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
 
 
 def load(folder: Path) -> fold.State:
