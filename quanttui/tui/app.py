@@ -280,6 +280,9 @@ class Monitor(App[str], inherit_bindings=False):
         due = self._pace.due(now, wanted, free)
         if due:
             self._paint(due, wanted.words)
+        if due == "whole" and wanted.few:
+            # The looks for numbers may all lie just before the next whole frame's time.
+            self.set_timer(wanted.whole, self._tick)
 
     def _catch_up(self, now: float) -> None:
         """Come back soon: more of the log is there than was folded. Where that takes long, show how far it is."""

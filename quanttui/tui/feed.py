@@ -7,6 +7,7 @@ no widget.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from pathlib import Path
 from quanttui import events as e
 from quanttui import session
 from quanttui import state as fold
-from quanttui.state import State
+from quanttui.state import State, uncollected
 
 AHEAD = 20_000
 """Events that may wait to be folded; the reader pauses there, so a screen that stands still costs no memory."""
@@ -242,6 +243,7 @@ class Feed:
             with suppress(ValueError, OSError):
                 self.tail, offset = self._frames.state(frame), frame.offset
                 break
+        gc.freeze()
         self._folded = offset
         self._ahead, self._ended = ahead, ended
         self._follower = Follower(folder, offset, ahead, ended)
@@ -328,14 +330,16 @@ class Feed:
         """Go on with a log of which much is to be read, in this thread alone: two would wait for each other. Then the
         follower takes over."""
         until, see = time.monotonic() + budget, self._frames.see
-        for count, event in enumerate(self._events, 1):
-            self.tail.apply(event)
-            self._folded = reader.offset
-            see(self.tail, reader.offset)
-            if count % 64 == 0 and time.monotonic() > until:
-                return False
+        with uncollected():
+            for count, event in enumerate(self._events, 1):
+                self.tail.apply(event)
+                self._folded = reader.offset
+                see(self.tail, reader.offset)
+                if count % 64 == 0 and time.monotonic() > until:
+                    return False
         reader.close()
         self._long = None
+        gc.freeze()  # what is known stays: a collection need not look through it amid a seek
         self._follower = Follower(self.folder, self._folded, self._ahead, self._ended)
         self._follower.start()
         return False
