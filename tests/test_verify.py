@@ -191,6 +191,22 @@ def test_a_torn_last_line_is_told_and_a_line_that_is_gone_differs(pocket: Path) 
     assert not_same(pocket) == {"session lines of the log": "differs", "session damaged lines": "unreadable"}
 
 
+def test_a_byte_count_is_the_same_whole_or_not_in_a_key_frame(tmp_path: Path) -> None:
+    """A writer's own state has it as its probe gave it, a fresh fold as JSON has it."""
+    log = builders.events(builders.Arm("Q8_0", tok_s=18.0, tokens=16))
+    folder = session.create(tmp_path, "m", tmp_path / "s")
+    (folder / session.EVENTS).write_bytes(b"".join(map(e.encode, log)))
+    state = fold.fold(log)
+    peak = state.arms["Q8_0"].attempts[0].peaks["decode"]
+    assert peak.rss is not None and peak.rss == int(peak.rss)
+    size = (folder / session.EVENTS).stat().st_size
+    for as_it_came in (int, float):
+        peak.rss = as_it_came(peak.rss)
+        (folder / session.FRAMES).unlink(missing_ok=True)
+        session.append_frame(folder / session.FRAMES, size, state)
+        assert checked(folder)["session", "key frames"].verdict == "same"
+
+
 def test_a_key_frame_must_be_what_the_log_comes_to(pocket: Path) -> None:
     lines, at = line_with(pocket, '"event":"perplexity"')
     events = [e.decode(line) for line in lines[:at]]

@@ -74,6 +74,10 @@ def _frame(path: Path, frame: session.Frame) -> bytes:
 
 
 def _digest(encoded: bytes) -> str:
+    """Of the state that is encoded there, each number in its own kind: a byte count may have come as a whole number or
+    not. What is no state is digested as it is."""
+    with suppress(ValueError):
+        encoded = fold.encode(fold.decode(encoded))
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
