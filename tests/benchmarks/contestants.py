@@ -252,12 +252,14 @@ def _on_terminal(words: list[str], environment: dict[str, str], folder: Path) ->
 def _drain(terminal: int, seconds: float, done: Callable[[], bool]) -> bool:
     """Read what the program writes, until `done` (asked once a second) or `seconds`; False if the program ended."""
     end, look = time.monotonic() + seconds, 0.0
+    poll = select.poll()
+    poll.register(terminal, select.POLLIN)
     while (now := time.monotonic()) < end:
         if now >= look:
             if done():
                 return True
             look = now + 1.0
-        if select.select([terminal], [], [], max(0.0, min(end, look) - now))[0]:
+        if poll.poll(1000 * max(0.0, min(end, look) - now)):
             try:
                 if not os.read(terminal, 1 << 16):
                     return False

@@ -102,8 +102,10 @@ class Terminal:
             self.wait(10.0)
 
     def _read(self) -> None:
+        poll = select.poll()  # select() takes no descriptor beyond 1023, and a long run of tests has many
+        poll.register(self._master, select.POLLIN)
         while not self._closing.is_set():
-            if not self._reading.wait(_LOOK) or not select.select([self._master], [], [], _LOOK)[0]:
+            if not self._reading.wait(_LOOK) or not poll.poll(1000 * _LOOK):
                 continue
             try:
                 data = os.read(self._master, 1 << 16)
