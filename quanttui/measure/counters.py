@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from io import FileIO
 from dataclasses import dataclass
 
 import psutil
@@ -120,18 +121,18 @@ def _sum(parts: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(parts) else None
 
 
-def _open(path: str) -> int | None:
+def _open(path: str) -> FileIO | None:
     try:
-        return os.open(path, os.O_RDONLY)
+        return FileIO(path)  # a file object: it closes with the meter that holds it
     except OSError:
         return None
 
 
-def _text(descriptor: int | None) -> bytes:
-    if descriptor is None:
+def _text(file: FileIO | None) -> bytes:
+    if file is None:
         return b""
     try:
-        return os.pread(descriptor, 65536, 0)
+        return os.pread(file.fileno(), 65536, 0)
     except OSError:
         return b""
 
