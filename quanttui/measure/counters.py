@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from io import FileIO
 from dataclasses import dataclass
+from io import FileIO
 
 import psutil
 
