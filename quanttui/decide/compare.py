@@ -747,7 +747,7 @@ def _differences(states: Sequence[State], arms: Sequence[_Known]) -> tuple[Diffe
         *_differing("settings", [_settings(state) for state in states]),
     ]
     said = {one.name for one in found if one.about == "settings"}
-    each = [{name: _word(one.judged.settings.get(name)) for name in MATTERS} for one in arms]
+    each = [{name: word(one.judged.settings.get(name)) for name in MATTERS} for one in arms]
     for row in _differing("arm", each):
         own = {(id(one.state), value) for one, value in zip(arms, row.values, strict=True)}
         if row.name not in said or len(own) > len(states):
@@ -775,7 +775,7 @@ def _host(host: Host | None) -> dict[str, str]:
     words.pop("boot_id")
     for name in ("memory", "memory_limit", "cache"):
         words[name] = size(getattr(host, name))
-    words["gpus"] = _word(tuple(f"{one.name} {one.driver}".strip() for one in host.gpus))
+    words["gpus"] = word(tuple(f"{one.name} {one.driver}".strip() for one in host.gpus))
     return words
 
 
@@ -783,10 +783,11 @@ def _fields(one: msgspec.Struct | None) -> dict[str, str]:
     """A struct's fields in words."""
     if one is None:
         return {}
-    return {name: _word(getattr(one, name)) for name in one.__struct_fields__}
+    return {name: word(getattr(one, name)) for name in one.__struct_fields__}
 
 
-def _word(value: object) -> str:
+def word(value: object, most: int = 120) -> str:
+    """A setting as it is shown, in at most so many characters."""
     if value is None or value == () or value == "":
         return ABSENT
     if isinstance(value, bool):
@@ -794,8 +795,8 @@ def _word(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
-        return clean(", ".join(_word(part) for part in value), 120)
-    return clean(str(value), 120)
+        return clean(", ".join(word(part, most) for part in value), most)
+    return clean(str(value), most)
 
 
 # --- speed and quality together -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from quanttui import session
 from quanttui.decide import study as studies
+from quanttui.decide.compare import word
 from quanttui.decide.study import Finding, Study
 from quanttui.diagnosis import drift
 from quanttui.diagnosis.case import GLYPHS, Verdict
@@ -23,6 +24,7 @@ from quanttui.format import ABSENT, clean, duration, gib, percent, significant, 
 from quanttui.report import charts, svg
 from quanttui.report import study as tasks
 from quanttui.report.markup import LINE, SPACE, Markup, element, join, safe
+from quanttui.report.text import machine
 from quanttui.state import Arm, State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Divergence, Estimate
@@ -240,19 +242,8 @@ def _measured(state: State, found: Summary, over: bool) -> Markup:
 
 
 def _machine(found: Summary) -> Iterator[tuple[str, str]]:
-    host, build = found.host, found.build
     yield "model", found.model or "no model"
-    if host is not None:
-        limit = f", limited to {size(host.memory_limit)}" if host.memory_limit else ""
-        gpus = "".join(f", {clean(gpu.name)} ({size(gpu.memory)})" for gpu in host.gpus)
-        cores = f"{host.cores} cores ({host.threads} threads)" if host.cores else ""
-        memory = f"{size(host.memory)} of memory{limit}" if host.memory else ""
-        cpu = ", ".join(filter(None, (clean(host.cpu), cores, memory)))
-        yield "host", f"{clean(host.name)}: {clean(host.os)}, {cpu}{gpus}"
-    if build is not None:
-        offload = "with GPU offload" if build.gpu_offload else "CPU only"
-        versions = f"llama.cpp {clean(build.llama_cpp)}, llama-cpp-python {clean(build.llama_cpp_python)}, {offload}"
-        yield "build", f"quanttui {clean(build.quanttui)}, {versions}"
+    yield from machine(found)
 
 
 def _noise(state: State, found: Summary) -> Iterator[tuple[str, str]]:
@@ -673,19 +664,7 @@ def _number(name: str, value: float | str) -> str:
 def _settings(asked: Settings) -> Markup:
     """All of them, as they were asked for."""
     names = [name for name in asked.__struct_fields__ if name != "digests"]
-    return _facts((name.replace("_", " "), _word(getattr(asked, name))) for name in names)
-
-
-def _word(value: object) -> str:
-    if value is None or value == () or value == "":
-        return ABSENT
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return clean(", ".join(_word(part) for part in value), 1000)
-    return clean(str(value), 1000)
+    return _facts((name.replace("_", " "), word(getattr(asked, name), 1000)) for name in names)
 
 
 _FILES = (
@@ -736,7 +715,7 @@ def _programs(state: State) -> Iterator[tuple[str, str]]:
         yield "quanttui", build.quanttui
         yield "llama.cpp", f"{build.llama_cpp}, llama-cpp-python {build.llama_cpp_python}"
         yield "backends", build.system_info or ABSENT
-        yield "devices", _word(build.devices)
+        yield "devices", word(build.devices, 1000)
     if host is not None:
         drivers = [f"{gpu.name} {gpu.driver}".strip() for gpu in host.gpus]
         yield "host", f"{host.name}: {host.os}, {host.cpu}{''.join(f', {one}' for one in drivers)}"

@@ -147,19 +147,25 @@ def _header(state: State, found: Summary, over: bool) -> Iterator[Line]:
         yield Line(f"{name:<9}{text}", more=9)
 
 
-def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]]:
-    host, build, asked = found.host, found.build, state.settings
+def machine(found: Summary) -> Iterator[tuple[str, str]]:
+    """What measured: the host and the build, each with its name, where they are known."""
+    host, build = found.host, found.build
     if host is not None:
         limit = f", limited to {size(host.memory_limit)}" if host.memory_limit else ""
         gpus = "".join(f", {clean(gpu.name)} ({size(gpu.memory)})" for gpu in host.gpus)
         cores = f"{host.cores} cores ({host.threads} threads)" if host.cores else ""
-        memory = f"{size(host.memory)}{limit} of memory" if host.memory else ""
+        memory = f"{size(host.memory)} of memory{limit}" if host.memory else ""
         cpu = ", ".join(filter(None, (clean(host.cpu), cores, memory)))
         yield "host", f"{clean(host.name)}: {clean(host.os)}, {cpu}{gpus}"
     if build is not None:
         offload = "with GPU offload" if build.gpu_offload else "CPU only"
         versions = f"llama.cpp {clean(build.llama_cpp)}, llama-cpp-python {clean(build.llama_cpp_python)}, {offload}"
         yield "build", f"quanttui {clean(build.quanttui)}, {versions}"
+
+
+def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]]:
+    asked = state.settings
+    yield from machine(found)
     yield "settings", (
         f"prompt {asked.prompt}, decode {asked.decode} at depth {', '.join(map(str, asked.depths))}, "
         f"{asked.repetitions} repetitions{_precision(asked)}; "
