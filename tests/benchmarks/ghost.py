@@ -2,7 +2,7 @@
 
 Of each row a real file, and a ghost of its very tensors and types. Rounds of ghost, file, file and back
 (rounds.compare), each in a process of its own, since one differs from the next in where its memory lies, by a per cent
-or more.
+or more. The padded stories model has numbers in place of its padding (Store.stories_filled).
 Exit code 0 if every row reaches 1 ± LIMIT, 1 if one does not.
 """
 
@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     settings, machine = e.Settings(threads=args.threads, gpu_layers=0), Machine(args.patience, print)
     store = Store(paths.cache_dir() / "benchmarks" / "models", args.threads)
-    known = [] if args.files else [store.pocket(QUANTS), store.stories(QUANTS)]
+    known = [] if args.files else [store.pocket(QUANTS), store.stories_filled(QUANTS)]
     every = args.files or [file for family in known for file in (family.base, *family.quants)]
     limits = Limits(width=LIMIT, cap=args.cap, again=args.cap)
     with tempfile.TemporaryDirectory() as folder:
