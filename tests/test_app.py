@@ -17,6 +17,7 @@ from typing import Any
 import builders
 import msgspec
 import pytest
+from textual import events
 from textual.geometry import Size
 from textual.pilot import Pilot
 
@@ -26,7 +27,7 @@ from quanttui.errors import UserError
 from quanttui.tui import app as tui
 from quanttui.tui import keys, snapshot, view
 from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, picture
-from quanttui.tui.screens.over import Help, Leave
+from quanttui.tui.screens.over import Ask, Help, Leave
 from quanttui.tui.snapshot import screen_text
 
 GOLDEN = Path(__file__).parent / "snapshots"
@@ -359,6 +360,21 @@ async def test_t_goes_round_the_themes(sweep_folder: Path) -> None:
             seen.append(app.theme)
             assert f"theme {app.theme}" in screen_text(app)
         assert set(seen) == {"dusk", "paper", "blue-orange", "ansi", "contrast"}
+
+
+async def test_keys_of_one_packet_go_to_the_screen_that_the_first_of_them_opens(sweep_folder: Path) -> None:
+    """Over a slow link a note's first letters come together with the key that asks for it: `n` and `o` have meanings
+    of their own on the monitor."""
+    app = Monitor(sweep_folder, "attach")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        order = screen_text(app)
+        for key in "Snow":
+            app.post_message(events.Key(key, key))
+        await settled(pilot, lambda: "> now_" in screen_text(app))
+        await pilot.press("escape")
+        await settled(pilot, lambda: not isinstance(app.screen, Ask))
+        assert body(screen_text(app)) == body(order)
 
 
 async def test_help_names_every_key_that_the_footer_does(sweep_folder: Path) -> None:

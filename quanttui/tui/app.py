@@ -149,6 +149,7 @@ class Monitor(App[str], inherit_bindings=False):
         self._mouse = mouse
         self._focused = True
         self._sized: Size | None = None
+        self._aimed: Screen[Any] | None = None
         self._remote = "SSH_CONNECTION" in os.environ
         self._selected = self._order = ""
         self._flag: flags.Flag | None = None
@@ -440,6 +441,18 @@ class Monitor(App[str], inherit_bindings=False):
         screen = self.screen_stack[0]
         assert isinstance(screen, MonitorScreen)
         return screen
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and not event.is_forwarded:
+            self._aimed = self.screen
+        await super().on_event(event)
+
+    def on_key(self, event: events.Key) -> None:
+        """A key that came in one packet with the key that opened a screen went to the screen below: it goes once more
+        to the one that stands there now."""
+        if self._aimed is not self.screen:
+            event.prevent_default()
+            self.post_message(events.Key(event.key, event.character))
 
     def on_resize(self, event: events.Resize) -> None:
         if self._sized not in (None, event.size):  # the first size is told of as well, now and then twice

@@ -45,15 +45,35 @@ def compare(
     """Measure in rounds, and judge.
 
     A round is ours, tool, tool or the other way round, in turn: what drifts steadily cancels, and the ratio that the
-    floor is made of spans the same time as the one that it is held against. A disturbed round is done again.
+    floor is made of spans the same time as the one that it is held against.
+    """
+
+    def once(backwards: bool) -> tuple[float, float, float]:
+        runs = [ours, tool, tool]
+        rates = [run() for run in (reversed(runs) if backwards else runs)]
+        mine, first, second = reversed(rates) if backwards else rates
+        say(f"{result.row}: {mine:.5g} / {first:.5g}")
+        return mine, first, second
+
+    return repeat(result, once, limits, machine, say)
+
+
+def repeat(
+    result: Result,
+    once: Callable[[bool], tuple[float, float, float]],
+    limits: Limits,
+    machine: Machine,
+    say: Callable[[str], None],
+) -> Result:
+    """Round after round until enough is known, and judge. A disturbed one is done again.
+
+    Args:
+        once: a round, backwards or not: ours, the tool's, and the tool's once more, as rates that compare.
     """
     disturbed = counted = 0
     while True:
         machine.wait()
-        runs = [ours, tool, tool]
-        backwards = (len(result.values) + disturbed) % 2 == 1
-        rates = [run() for run in (reversed(runs) if backwards else runs)]
-        mine, first, second = reversed(rates) if backwards else rates
+        mine, first, second = once((len(result.values) + disturbed) % 2 == 1)
         others = machine.others()
         if others > OTHERS and disturbed < limits.again:
             disturbed += 1
@@ -64,7 +84,7 @@ def compare(
         result.floor.append(second / first)
         last = len(result.values) >= limits.cap
         result.verdict = result.target.verdict(result.values, limits.width, last)
-        say(f"{result.row}: {len(result.values)}  {mine:.5g} / {first:.5g} = {mine / first:.4f}")
+        say(f"{result.row}: {len(result.values)}  {mine / first:.4f}")
         if result.verdict:
             break
     if disturbed:
