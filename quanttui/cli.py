@@ -7,8 +7,8 @@ line on stderr.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
-import json
 import os
 import re
 import sys
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from quanttui import __version__, config, paths
 from quanttui.errors import UserError
-from quanttui.format import clean, duration
+from quanttui.format import clean, duration, json_text
 
 if TYPE_CHECKING:
     from quanttui.remote.target import Target
@@ -104,6 +104,9 @@ MEASURED: dict[str, tuple[tuple[str, ...], str, str]] = {
 FORMATS = ("text", "md", "json", "csv", "html", "llama-bench", "llama-bench-jsonl")
 """The forms of a report, as report.formats has them."""
 
+LONGEST_ERROR = 4000
+"""Characters of the line that says what went wrong."""
+
 SHOWN: dict[str, tuple[str, str]] = {
     "theme": ("NAME", "colours of the screen"),
     "glyphs": ("SET", "what charts are drawn with"),
@@ -152,7 +155,7 @@ def _command(words: list[str]) -> int:
 def _failed(words: list[str], line: str, code: int) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    print(f"quanttui: {line}", file=sys.stderr)
+    print(f"quanttui: {clean(line, LONGEST_ERROR)}", file=sys.stderr)
     return code
 
 
@@ -198,7 +201,7 @@ def _no_argument(word: str, parser: _Parser) -> str:
 
 
 def _no_command(word: str, commands: list[str]) -> str:
-    if Path(word).exists():
+    if os.path.exists(word):
         return f"{clean(word)}: is no command: to sweep it, `quanttui run {clean(word)}`"
     near = difflib.get_close_matches(word, commands, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(commands)}"
@@ -230,7 +233,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         ("attach", _attach, "watch a running sweep, here or on another machine", (_target, _screen_flags)),
         ("replay", _replay, "watch a recorded sweep again", (_session, _replay_flags, _screen_flags)),
         ("snapshot", _snapshot, "write the screen at some moment as SVG, text and JSON", (_session, _snapshot_flags)),
-        ("sessions", _sessions, "list the sessions", ()),
+        ("sessions", _sessions, "list the sessions, or repair one", (_sessions_flags,)),
         ("models", _models_here, "list the models on this machine", (_model_folders,)),
         ("fetch", _fetch, "list a Hugging Face repository's quants and what fits, or download some", (_fetch_flags,)),
         ("plan", _plan, "say what fits, how fast and how long, before anything runs", (_plan_flags,)),
@@ -358,12 +361,22 @@ def _plan_flags(parser: _Parser) -> None:
         _setting(parser, key)
 
 
+def _sessions_flags(parser: _Parser) -> None:
+    parser.add_argument(
+        "--repair", nargs="?", const="latest", metavar="SESSION",
+        help="take out what no reader can read, say what it was, and keep the log as it was; left out: the latest",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="with --repair: say it, and change nothing")
+
+
 def _sweep_flags(parser: _Parser) -> None:
     where = parser.add_argument_group("session")
     where.add_argument("--session", metavar="DIR", help="folder to record into")
     where.add_argument("--resume", metavar="DIR", help="go on with a session: only what is missing is run")
     where.add_argument("--headless", action="store_true", help="plain lines instead of the screen")
     where.add_argument("--detach", action="store_true", help="run on in the background and give the prompt back")
+    where.add_argument("--anyway", action="store_true", help="resume though files, programs or the machine changed")
+    _wait(where)
     measured = parser.add_argument_group("what is measured, and how")
     for key in MEASURED:
         _setting(measured, key)
@@ -373,6 +386,11 @@ def _sweep_flags(parser: _Parser) -> None:
     )
     measured.add_argument("--imatrix", metavar="FILE", default="", help="importance matrix to quantize with")
     _screen_flags(parser)
+
+
+def _wait(parser: argparse._ActionsContainer) -> None:
+    says = "where another sweep measures on this machine, wait for its end"
+    parser.add_argument("--wait", action="store_true", help=says)
 
 
 def _screen_flags(parser: _Parser) -> None:
@@ -455,6 +473,7 @@ def _doctor_flags(parser: _Parser) -> None:
         help="measure what watching costs: decode tok/s of a GGUF (left out: a random one) with and without the screen",
     )
     parser.add_argument("--pairs", type=_pairs, metavar="N", help="rounds of it (default 7)")
+    _wait(parser)
 
 
 def _pairs(text: str) -> int:
@@ -577,6 +596,8 @@ def request(args: argparse.Namespace, settings: config.Config) -> Request:
     models = tuple(getattr(args, "models", ()))
     if args.resume:
         _refuse_plan(args, models)
+    elif args.anyway:
+        raise UserError("--anyway: belongs to --resume: add that, or leave it out")
     measured = config.settings(settings)
     from quanttui.doctor import observer
     from quanttui.sweep.launch import Request
@@ -593,6 +614,8 @@ def request(args: argparse.Namespace, settings: config.Config) -> Request:
         resume=Path(args.resume).expanduser() if args.resume else None,
         headless=args.headless,
         detach=args.detach,
+        wait=args.wait,
+        anyway=args.anyway,
         demo=args.command == "demo",
         ghosts=args.command == "demo" and not args.no_ghosts,
         sessions_dir=paths.sessions_dir(settings.sessions_dir),
@@ -722,7 +745,7 @@ def _snapshot(args: argparse.Namespace) -> int:
     glyphs = settings.glyphs if settings.glyphs != "auto" else "braille"
     made = picture(folder, args.at, args.size, settings.theme, glyphs, args.note, settings.layout)
     stem = Path(args.out).expanduser() if args.out else folder / "snapshots" / time.strftime("%Y-%m-%d-%H%M%S")
-    written = dict(zip(snapshot.KINDS, map(str, snapshot.save(stem, made)), strict=True))
+    written = dict(zip(snapshot.KINDS, map(str, snapshot.save(stem, made, not args.out)), strict=True))
     _print(args, written, "\n".join(written.values()))
     return 0
 
@@ -810,6 +833,10 @@ def _sessions(args: argparse.Namespace) -> int:
     from quanttui import session
 
     folder = paths.sessions_dir(configuration(args).sessions_dir)
+    if args.repair is not None:
+        return _repair(session.find(folder, args.repair), args)
+    if args.dry_run:
+        raise UserError("--dry-run: belongs to --repair: add that, or leave it out")
     found = session.listing(folder)
     plain = [{key: getattr(one, key) for key in one.__struct_fields__} | {"folder": str(one.folder)} for one in found]
     table = "\n".join(map(_line, found)) or f"{folder}: holds no session yet: `quanttui demo` records one"
@@ -817,10 +844,22 @@ def _sessions(args: argparse.Namespace) -> int:
     return 0
 
 
+def _repair(folder: Path, args: argparse.Namespace) -> int:
+    from quanttui import repair
+    from quanttui.sweep import lock
+
+    with contextlib.ExitStack() as held:
+        if not args.dry_run:
+            held.callback(os.close, lock.writer(folder))
+        return repair.run(folder, args.dry_run, args.json)
+
+
 def _line(one: Info) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.wall)) if one.wall else "no time"
     arms = f"{one.arms_done}/{one.arms} quants"
-    return f"{clean(one.name):<32}  {one.state:<11}  {arms:>12}  {duration(one.seconds):>6}  {when:<16}  {one.model}"
+    note = f"  ({one.note})" if one.note else ""
+    told = f"{clean(one.name):<32}  {one.state:<11}  {arms:>12}  {duration(one.seconds):>6}  {when:<16}  {one.model}"
+    return told + note
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -875,7 +914,7 @@ def _compare(args: argparse.Namespace) -> int:
     settings = configuration(args)
     found = told.read(args.sessions, paths.sessions_dir(settings.sessions_dir), args.base)
     if args.json:
-        print(json.dumps(told.data(found), indent=1, ensure_ascii=False))
+        print(json_text(told.data(found)))
     else:
         print(told.report(found, ascii=settings.glyphs == "ascii" or not _writes("±Δ…")), end="")
     return 0
@@ -926,6 +965,22 @@ def _doctor(args: argparse.Namespace) -> int:
         raise UserError("--against: belongs to --self-check: add that, or leave it out")
     if args.pairs is not None and args.observer is None:
         raise UserError("--pairs: belongs to --observer: add that, or leave it out")
+    times = args.observer is not None or args.against is not None
+    if args.wait and not times:
+        raise UserError("--wait: belongs to what is timed: add --observer or --against, or leave it out")
+    with _machine("quanttui doctor", args.wait) if times else contextlib.nullcontext():
+        return _look(args, settings, cache)
+
+
+def _machine(what: str, wait: bool) -> contextlib.AbstractContextManager[object]:
+    """This machine, for measuring on it and nothing else beside."""
+    from quanttui.sweep import lock
+
+    return contextlib.closing(lock.hold(what, wait, lambda line: print(f"quanttui: {line}", file=sys.stderr)))
+
+
+def _look(args: argparse.Namespace, settings: config.Config, cache: Path) -> int:
+    """What `doctor` is asked for: the arithmetic checked, what watching costs, or what the machine can tell."""
     if args.self_check:
         from quanttui.doctor import selfcheck
 
@@ -948,4 +1003,4 @@ def _writes(text: str) -> bool:
 
 
 def _print(args: argparse.Namespace, plain: object, text: str) -> None:
-    print(json.dumps(plain, indent=1, ensure_ascii=False) if args.json else text)
+    print(json_text(plain) if args.json else text)

@@ -8,10 +8,11 @@ lists every key at its default; a test holds the two together.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -31,8 +32,9 @@ else:
 PREFIX = "QUANTTUI_"
 TEST_PREFIX = "QUANTTUI_TEST_"
 """Variables for the tests alone."""
-NOT_KEYS = frozenset({"QUANTTUI_CONFIG", "QUANTTUI_SHARED"})
-"""Variables with our prefix that set no key: the file to read, and where the tests find their inputs."""
+NOT_KEYS = frozenset({"QUANTTUI_CONFIG", "QUANTTUI_SHARED", "QUANTTUI_LOCK_DIR", "QUANTTUI_HEIR"})
+"""Variables with our prefix that set no key: the file to read, where the tests find their inputs, where the machine's
+lock lies and who handed it on (sweep.lock)."""
 
 PERCENTAGES = ("precision", "drift", "tolerance", "margin")
 """Keys that take a percentage, with or without its sign."""
@@ -256,12 +258,21 @@ def _from_file(named: Path | None, environment: Mapping[str, str]) -> dict[str, 
         raise UserError(f"{clean(str(path))}: no such file: name another with --config, or leave it out") from None
     except OSError as error:
         raise UserError(f"{clean(str(path))}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not all that it finds wrong is a TOMLDecodeError
         raise UserError(f"{clean(str(path))}: is not valid TOML: {clean(str(error))}") from None
-    return {
-        _known(key, KEYS, f"{path}: unknown key"): _value(key, value, True, str(path), f"{path}: {key} = {value!r}")
-        for key, value in table.items()
-    }
+    values = {}
+    for key, value in table.items():
+        known = _known(key, KEYS, f"{path}: unknown key")
+        values[known] = _value(known, value, True, str(path), f"{path}: {key} = {_shown(value)}")
+    return values
+
+
+def _shown(value: Any) -> str:
+    """A value as it is shown; one that Python does not write (a number of 5,000 digits) as what it is."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return "a value beyond all bounds"
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -294,12 +305,21 @@ def _parts(key: str, text: str) -> Any:
     return [part.strip() for part in re.split("[,/;]" if key == "tensor_split" else ",", text) if part.strip()]
 
 
+def _floats(value: Any) -> Iterator[float]:
+    """The floating-point numbers of a key's value."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+    return (one for one in parts if isinstance(one, float))
+
+
 def _value(key: str, raw: Any, strict: bool, origin: str, shown: str) -> Any:
     try:
         value = msgspec.convert(raw, _TYPES[key], strict=strict)
+        msgspec.json.encode(value)
     except msgspec.ValidationError:
         raise UserError(f"{clean(shown)}: must be {allowed(key)}") from None
-    if isinstance(value, float) and value != value:
+    except UnicodeEncodeError:  # no session could record it
+        raise UserError(f"{clean(shown)}: has bytes that are no UTF-8: must be {allowed(key)}") from None
+    if not all(map(math.isfinite, _floats(value))):
         raise UserError(f"{clean(shown)}: must be {allowed(key)}")
     if key == "quants" and (value or not strict):
         try:

@@ -10,9 +10,10 @@ bytes per second divided by 1e9 for `gb_s`. A value that a host cannot give is a
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 import msgspec
+from msgspec import Meta
 
 SCHEMA = 1
 
@@ -75,11 +76,25 @@ READINGS: dict[str, str] = {
 reading. GPU readings carry the device's number: gpu0.util."""
 
 
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Scored = Annotated[int, Meta(ge=1, le=2**26)]
+Place = Annotated[int, Meta(ge=0, le=2**32)]
+Number = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Signed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Nanoseconds = Annotated[int, Meta(ge=0, le=2**53)]
+Pid = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Real = Annotated[float, Meta(ge=-1e30, le=1e30)]
+Moment = Annotated[float, Meta(ge=-1.0, le=1e10)]
+Wall = Annotated[float, Meta(ge=0.0, le=1e11)]
+"""What numbers can be. A line with any other is no event: nobody wrote it who measured something."""
+
+
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A device as the driver names it. `memory` in bytes, None where the driver does not say."""
 
     name: str
-    memory: int | None = None
+    memory: Whole | None = None
     driver: str = ""
 
 
@@ -90,11 +105,11 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     os: str
     cpu: str
-    cores: int
-    threads: int
-    memory: int
-    memory_limit: int | None = None
-    cache: int | None = None
+    cores: Count
+    threads: Count
+    memory: Whole
+    memory_limit: Whole | None = None
+    cache: Whole | None = None
     gpus: tuple[Gpu, ...] = ()
     boot_id: str = ""
 
@@ -117,11 +132,11 @@ class Observer(msgspec.Struct, frozen=True, kw_only=True):
     any screen, against an engine that nobody watches: medians over `pairs`. Negative where it came out faster.
     """
 
-    live: float
-    headless: float
-    pairs: int
+    live: Real
+    headless: Real
+    pairs: Count
     model: str = ""
-    wall: float = 0.0
+    wall: Wall = 0.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +153,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     many arms are measured between two re-measurements of the anchor arm (0: none); a change of its decode tok/s by more
     than the share `drift` is drift.
     `base`: the arm that others are held against, "" for an unquantized one or the largest. `kld`: where the base's
-    logits come from: file, beside, auto; `kld_bytes` caps the file, `kld_base` is one that exists already.
+    logits come from: file, beside, auto; `kld_bytes` caps the file, `kld_base` is one that exists already,
+    with its SHA-256.
     `until`: full scores all chunks in the text's order; decided draws them in one random order (`seed`) and stops an
     arm when its interval lies wholly inside or outside ± `tolerance` (a share of the base's perplexity).
     `prompts`: the file of the task of that name, "" for the shipped ones. An answer has at most `max_tokens` tokens,
@@ -155,54 +171,55 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     tasks: tuple[str, ...] = ("speed", "ppl")
-    prompt: int = 512
-    decode: int = 128
-    depths: tuple[int, ...] = (0,)
-    repetitions: int = 5
-    precision: float = 0.0
-    speed_seconds: float = 20.0
+    prompt: Count = 512
+    decode: Count = 128
+    depths: Annotated[tuple[Count, ...], Meta(min_length=1)] = (0,)
+    repetitions: Count = 5
+    precision: Real = 0.0
+    speed_seconds: Real = 20.0
     schedule: str = "sequential"
     order: tuple[str, ...] = ()
-    anchor: int = 0
-    drift: float = 0.05
-    threads: int = 1
-    gpu_layers: int = -1
+    anchor: Count = 0
+    drift: Real = 0.05
+    threads: Count = 1
+    gpu_layers: Number = -1
     split_mode: str = "layer"
-    tensor_split: tuple[float, ...] = ()
-    batch: int = 2048
-    ubatch: int = 512
+    tensor_split: tuple[Real, ...] = ()
+    batch: Count = 2048
+    ubatch: Count = 512
     flash_attn: str = "auto"
     kv: str = "f16"
-    context: int = 512
-    chunks: int | None = None
+    context: Count = 512
+    chunks: Count | None = None
     text: str = ""
     text_sha256: str = ""
     base: str = ""
     kld: str = "auto"
-    kld_bytes: int = 2**30
+    kld_bytes: Whole = 2**30
     kld_base: str = ""
-    tolerance: float = 0.01
+    kld_base_sha256: str = ""
+    tolerance: Real = 0.01
     until: str = "full"
-    seed: int = 1
+    seed: Count = 1
     polite: bool = False
     prompts: str = ""
     prompts_sha256: str = ""
-    max_tokens: int = 128
+    max_tokens: Count = 128
     chat: bool = False
     mmlu: str = ""
     mmlu_subjects: tuple[str, ...] = ()
-    mmlu_items: int = 500
+    mmlu_items: Count = 500
     mmlu_score: str = "generate"
     ner: str = ""
-    ner_items: int = 300
-    items_seed: int = 42
+    ner_items: Count = 300
+    items_seed: Count = 42
     thinking: str = ""
     digests: tuple[tuple[str, str], ...] = ()
-    margin: float = 0.01
+    margin: Real = 0.01
     load_mode: str = "auto"
     repack: bool = True
-    thresholds: tuple[tuple[str, float], ...] = ()
-    bandwidth: tuple[tuple[str, float], ...] = ()
+    thresholds: tuple[tuple[str, Real], ...] = ()
+    bandwidth: tuple[tuple[str, Real], ...] = ()
 
 
 class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -220,12 +237,12 @@ class PlannedArm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     file: str = ""
     source: str = ""
     imatrix: str = ""
-    bytes: int | None = None
+    bytes: Whole | None = None
     kv: str = ""
     origin: str = ""
     ghost: bool = False
-    prompt: int = 0
-    decode: int = 0
+    prompt: Count = 0
+    decode: Count = 0
 
 
 class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,9 +251,9 @@ class TensorGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     role: str
     type: str
-    count: int
-    elements: int
-    bytes: int
+    count: Count
+    elements: Whole
+    bytes: Whole
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -252,24 +269,24 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     architecture: str
     name: str
-    layers: int
-    embedding: int
-    vocabulary: int
-    heads: int
-    head_count_kv: tuple[int, ...]
-    key_length: int
-    value_length: int
-    context: int
+    layers: Count
+    embedding: Count
+    vocabulary: Count
+    heads: Count
+    head_count_kv: tuple[Count, ...]
+    key_length: Count
+    value_length: Count
+    context: Count
     tied: bool
-    feed_forward: int = 0
-    experts: int = 0
-    experts_used: int = 0
-    window: int = 0
-    windows: tuple[int, ...] = ()
-    latent: int = 0
-    state_bytes: int = 0
+    feed_forward: Count = 0
+    experts: Count = 0
+    experts_used: Count = 0
+    window: Count = 0
+    windows: tuple[Count, ...] = ()
+    latent: Count = 0
+    state_bytes: Whole = 0
     note: str = ""
-    parameters: int = 0
+    parameters: Whole = 0
     tensors: tuple[TensorGroup, ...] = ()
 
 
@@ -286,12 +303,12 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     arm: str
     kind: str
-    index: int
-    tokens: int = 0
-    depth: int = 0
-    count: int = 1
-    attempt: int = 1
-    chunks: tuple[int, ...] = ()
+    index: Count
+    tokens: Count = 0
+    depth: Count = 0
+    count: Count = 1
+    attempt: Count = 1
+    chunks: tuple[Count, ...] = ()
     task: str = ""
     item: str = ""
 
@@ -319,56 +336,58 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     anybody, what the hypervisor took included.
     """
 
-    cpu_ns: int | None = None
-    majflt: int | None = None
-    minflt: int | None = None
-    read: int | None = None
-    nvcsw: int | None = None
-    nivcsw: int | None = None
-    swap_in: int | None = None
-    zswap_in: int | None = None
-    busy_ns: int | None = None
-    rss: int | None = None
-    anonymous: int | None = None
+    cpu_ns: Signed | None = None
+    majflt: Signed | None = None
+    minflt: Signed | None = None
+    read: Signed | None = None
+    nvcsw: Signed | None = None
+    nivcsw: Signed | None = None
+    swap_in: Signed | None = None
+    zswap_in: Signed | None = None
+    busy_ns: Signed | None = None
+    rss: Signed | None = None
+    anonymous: Signed | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
     """What all events have: the sequence number and the session's time. The writer stamps both."""
 
-    n: int = -1
-    t: float = -1.0
+    n: Number = -1
+    t: Moment = -1.0
 
 
 class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     """The first event. `wall` is Unix time, `origin_ns` the monotonic clock at t = 0 of this writer."""
 
-    schema: int
+    schema: Count
     model: str
     host: Host
     build: Build
     settings: Settings
     plan: tuple[PlannedArm, ...]
-    wall: float
-    origin_ns: int
-    pid: int
-    pid_started: float
+    wall: Wall
+    origin_ns: Signed
+    pid: Pid
+    pid_started: Wall
     notes: tuple[str, ...] = ()
     observer: Observer | None = None
 
 
 class SessionResumed(Event, frozen=True, kw_only=True, tag="session.resumed"):
-    """A later writer goes on: the units recorded before it are not repeated."""
+    """A later writer goes on: the units recorded before it are not repeated. `changed`: what was no longer as the log
+    has it (files, programs, the machine), a line each, where somebody told it to go on all the same."""
 
     host: Host
     build: Build
     settings: Settings
     plan: tuple[PlannedArm, ...]
-    wall: float
-    origin_ns: int
-    pid: int
-    pid_started: float
+    wall: Wall
+    origin_ns: Signed
+    pid: Pid
+    pid_started: Wall
     notes: tuple[str, ...] = ()
     observer: Observer | None = None
+    changed: tuple[str, ...] = ()
 
 
 class ProbeFound(Event, frozen=True, kw_only=True, tag="probe.found"):
@@ -376,7 +395,7 @@ class ProbeFound(Event, frozen=True, kw_only=True, tag="probe.found"):
 
     probe: str
     detail: str = ""
-    cost_us: float | None = None
+    cost_us: Real | None = None
 
 
 class ProbeLost(Event, frozen=True, kw_only=True, tag="probe.lost"):
@@ -387,19 +406,25 @@ class ProbeLost(Event, frozen=True, kw_only=True, tag="probe.lost"):
 
 
 class ArmStarted(Event, frozen=True, kw_only=True, tag="arm.started"):
-    """A quant's file is there and is what its tensors say: `quant` is the label, `tensor_types` the truth."""
+    """A quant's file is there and is what its tensors say: `quant` is the label, `tensor_types` the truth.
+
+    `sha256` is the file's in hex, of each part where it is split, comma between; `source_sha256` and `imatrix_sha256`
+    are those of what it was made from, "" where it was there.
+    """
 
     arm: str
     quant: str
     file: str
-    bytes: int
-    bits_per_weight: float
-    tensor_types: dict[str, int]
+    bytes: Whole
+    bits_per_weight: Real
+    tensor_types: dict[str, Count]
     shape: Shape
     sha256: str = ""
     imatrix: str = ""
     label_note: str = ""
-    attempt: int = 1
+    attempt: Count = 1
+    source_sha256: str = ""
+    imatrix_sha256: str = ""
 
 
 class ArmLoaded(Event, frozen=True, kw_only=True, tag="arm.loaded"):
@@ -409,13 +434,13 @@ class ArmLoaded(Event, frozen=True, kw_only=True, tag="arm.loaded"):
     """
 
     arm: str
-    pid: int
-    gpu_layers: int
-    layers: int
-    load_ns: int
-    threads: int
-    buffers: dict[str, int] = {}
-    attempt: int = 1
+    pid: Pid
+    gpu_layers: Number
+    layers: Count
+    load_ns: Nanoseconds
+    threads: Count
+    buffers: dict[str, Whole] = {}
+    attempt: Count = 1
 
 
 class ContextMade(Event, frozen=True, kw_only=True, tag="context.made"):
@@ -426,14 +451,14 @@ class ContextMade(Event, frozen=True, kw_only=True, tag="context.made"):
 
     arm: str
     phase: str
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    n_seq: int
+    n_ctx: Count
+    n_batch: Count
+    n_ubatch: Count
+    n_seq: Count
     kv: str = ""
     flash_attn: bool | None = None
-    kv_bytes: int | None = None
-    compute_bytes: int | None = None
+    kv_bytes: Whole | None = None
+    compute_bytes: Whole | None = None
 
 
 class PhaseStarted(Event, frozen=True, kw_only=True, tag="phase.started"):
@@ -441,8 +466,8 @@ class PhaseStarted(Event, frozen=True, kw_only=True, tag="phase.started"):
 
     arm: str
     phase: str
-    units: int | None = None
-    attempt: int = 1
+    units: Count | None = None
+    attempt: Count = 1
     why: str = ""
 
 
@@ -451,7 +476,7 @@ class PhaseProgress(Event, frozen=True, kw_only=True, tag="phase.progress"):
 
     arm: str
     phase: str
-    fraction: float
+    fraction: Real
 
 
 class PhaseDone(Event, frozen=True, kw_only=True, tag="phase.done"):
@@ -459,7 +484,7 @@ class PhaseDone(Event, frozen=True, kw_only=True, tag="phase.done"):
 
     arm: str
     phase: str
-    attempt: int = 1
+    attempt: Count = 1
 
 
 class PhaseFailed(Event, frozen=True, kw_only=True, tag="phase.failed"):
@@ -468,7 +493,7 @@ class PhaseFailed(Event, frozen=True, kw_only=True, tag="phase.failed"):
     arm: str
     phase: str
     error: str
-    attempt: int = 1
+    attempt: Count = 1
 
 
 class Ceiling(Event, frozen=True, kw_only=True, tag="ceiling"):
@@ -482,9 +507,9 @@ class Ceiling(Event, frozen=True, kw_only=True, tag="ceiling"):
 
     arm: str
     how: str
-    gb_s: float | None = None
-    repeats: tuple[float, ...] = ()
-    threads: int = 1
+    gb_s: Real | None = None
+    repeats: tuple[Real, ...] = ()
+    threads: Count = 1
     over: str = ""
     device: str = "cpu"
     when: str = "before"
@@ -500,34 +525,59 @@ class KernelRate(Event, frozen=True, kw_only=True, tag="kernel"):
     arm: str
     type: str
     how: str
-    gb_s: float | None = None
-    repeats: tuple[float, ...] = ()
-    threads: int = 1
+    gb_s: Real | None = None
+    repeats: tuple[Real, ...] = ()
+    threads: Count = 1
     device: str = "cpu"
-    wall: float | None = None
+    wall: Wall | None = None
     why: str = ""
 
 
 class Sample(Event, frozen=True, kw_only=True, tag="sample"):
     """Readings taken together; names as in READINGS. `pid` is the engine process that engine.* are of."""
 
-    readings: dict[str, float]
-    pid: int | None = None
+    readings: dict[str, Real]
+    pid: Pid | None = None
 
 
 class UnitStarted(Event, frozen=True, kw_only=True, tag="unit.started"):
     """The timed region of a unit begins at session time `at` (warm-up and depth prefill lie before it)."""
 
     unit: Unit
-    at: float
+    at: Moment
 
 
 class Tokens(Event, frozen=True, kw_only=True, tag="tokens"):
-    """Tokens of a decode unit as they came: `first` is the index of the first in its repetition, `ns` one each."""
+    """Tokens of a decode unit as they came: `first` is the index of the first in its repetition, `ns` one each.
+
+    Where `count` is not 0 so many came (TOGETHER at most), too fast for that: `ns` are then sums over parts of them
+    that are as even as can be (of n parts the k-th, from 0 on, begins with token k x count // n), and single times are
+    uint32 (little-endian) in `file` (relative to the session) from byte `offset`.
+    """
 
     unit: Unit
-    first: int
-    ns: tuple[int, ...]
+    first: Count
+    ns: tuple[Nanoseconds, ...]
+    count: Count = 0
+    file: str = ""
+    offset: Count = 0
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """Nanoseconds of every token; those of one part have taken the same, to a nanosecond."""
+        if not 0 < len(self.ns) < self.count <= TOGETHER:
+            return self.ns
+        edges = [part * self.count // len(self.ns) for part in range(len(self.ns) + 1)]
+        return tuple(
+            ns * (place + 1) // size - ns * place // size
+            for ns, begin, end in zip(self.ns, edges, edges[1:], strict=False)
+            for size in (end - begin,)
+            for place in range(size)
+        )
+
+
+TOGETHER = 10_000
+"""Tokens that one event stands for at most by its sums."""
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True):
@@ -535,9 +585,9 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
     the products with this arm's."""
 
     base: str
-    nll: float
-    nll2: float
-    products: float
+    nll: Real
+    nll2: Real
+    products: Real
 
 
 class Diverged(msgspec.Struct, frozen=True, kw_only=True):
@@ -549,17 +599,17 @@ class Diverged(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     base: str
-    nll_base: float
-    nll_base2: float
-    nll_nll_base: float
-    kld: float
-    kld2: float
-    p_diff: float
-    p_diff2: float
-    p_diff4: float
-    same_top: int
+    nll_base: Real
+    nll_base2: Real
+    nll_nll_base: Real
+    kld: Real
+    kld2: Real
+    p_diff: Real
+    p_diff2: Real
+    p_diff4: Real
+    same_top: Count
     file: str = ""
-    offset: int = 0
+    offset: Whole = 0
 
 
 class Perplexity(Event, frozen=True, kw_only=True, tag="perplexity"):
@@ -568,21 +618,38 @@ class Perplexity(Event, frozen=True, kw_only=True, tag="perplexity"):
     Per-token nll are float64 (little-endian) in `file` (relative to the session) from byte `offset`. The running
     perplexity and its error follow from these sums (stats.intervals.perplexity), whatever the order of the chunks.
     `chunks` is how many there are for the arm to score; `ns` the chunk's share of its group's decoding, which began at
-    `at`. `against` and `diverged` compare with the base where that has the chunk.
+    `at`: 0 where the machine was suspended meanwhile. `against` and `diverged` compare with the base where that has the
+    chunk.
     """
 
     unit: Unit
-    chunk: int
-    chunks: int
-    scored: int
-    nll: float
-    nll2: float
-    at: float = 0.0
-    ns: int = 0
+    chunk: Place
+    chunks: Count
+    scored: Scored
+    nll: Real
+    nll2: Real
+    at: Moment = 0.0
+    ns: Nanoseconds = 0
     file: str = ""
-    offset: int = 0
+    offset: Whole = 0
     against: Against | None = None
     diverged: Diverged | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether figures can be made of it: its means, and those of what it is held against, are within MOST_NATS, and
+        no more favourites are in common than there are tokens."""
+        sums = [self.nll]
+        if self.against is not None:
+            sums.append(self.against.nll)
+        if self.diverged is not None:
+            sums += (self.diverged.nll_base, self.diverged.kld)
+        same = self.diverged.same_top if self.diverged is not None else 0
+        return same <= self.scored and all(abs(one) <= MOST_NATS * self.scored for one in sums)
+
+
+MOST_NATS = 200.0
+"""Of a token, on average: a perplexity of 1e87. Where all of 2^24 tokens are equally likely it is 17 nats."""
 
 
 class BaseChosen(Event, frozen=True, kw_only=True, tag="base.chosen"):
@@ -594,8 +661,8 @@ class BaseChosen(Event, frozen=True, kw_only=True, tag="base.chosen"):
 
     base: str
     how: str
-    chunks: int = 0
-    bytes: int = 0
+    chunks: Count = 0
+    bytes: Whole = 0
     file: str = ""
     why: str = ""
 
@@ -619,27 +686,27 @@ class Item(Event, frozen=True, kw_only=True, tag="item"):
     """
 
     unit: Unit
-    items: int
+    items: Count
     prompt: str
     form: str
     answer: str
     stopped: str
-    tokens: int
-    prompt_tokens: int
-    at: float
-    ns: int
+    tokens: Count
+    prompt_tokens: Count
+    at: Moment
+    ns: Nanoseconds
     correct: bool | None = None
     expected: str = ""
     file: str = ""
-    offset: int = 0
-    shared: int = 0
+    offset: Whole = 0
+    shared: Count = 0
     group: str = ""
     chosen: str = ""
-    logs: tuple[float, ...] = ()
+    logs: tuple[Real, ...] = ()
     parsed: bool | None = None
     valid: bool | None = None
-    spans: tuple[int, int, int] | None = None
-    thought: int | None = None
+    spans: tuple[Count, Count, Count] | None = None
+    thought: Count | None = None
     switched: bool | None = None
 
 
@@ -658,9 +725,9 @@ class UnitDone(Event, frozen=True, kw_only=True, tag="unit.done"):
     """A unit is recorded: `tokens` in `ns`, its timed region from session time `at`, counters over that region."""
 
     unit: Unit
-    at: float
-    tokens: int
-    ns: int
+    at: Moment
+    tokens: Count
+    ns: Nanoseconds
     counters: Counters = Counters()
 
 
@@ -668,7 +735,7 @@ class ArmDone(Event, frozen=True, kw_only=True, tag="arm.done"):
     """All units of the arm are recorded, or dropped by a rule."""
 
     arm: str
-    attempt: int = 1
+    attempt: Count = 1
 
 
 class ArmFailed(Event, frozen=True, kw_only=True, tag="arm.failed"):
@@ -678,10 +745,10 @@ class ArmFailed(Event, frozen=True, kw_only=True, tag="arm.failed"):
     outcome: str
     error: str
     phase: str = ""
-    signal: int | None = None
-    exit_code: int | None = None
+    signal: Signed | None = None
+    exit_code: Signed | None = None
     stderr: tuple[str, ...] = ()
-    attempt: int = 1
+    attempt: Count = 1
 
 
 class Control(Event, frozen=True, kw_only=True, tag="control"):
@@ -692,7 +759,7 @@ class Control(Event, frozen=True, kw_only=True, tag="control"):
     """
 
     request: str
-    offset: int
+    offset: Whole
     arm: str = ""
     value: str = ""
     refused: str = ""
@@ -701,8 +768,8 @@ class Control(Event, frozen=True, kw_only=True, tag="control"):
 class Beat(Event, frozen=True, kw_only=True, tag="beat"):
     """The writer lives: once a second. `wall` and `boottime` tell clock jumps and a suspended machine apart."""
 
-    wall: float
-    boottime: float | None = None
+    wall: Wall
+    boottime: Real | None = None
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
@@ -714,8 +781,8 @@ class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
 class Unknown(msgspec.Struct, frozen=True, kw_only=True):
     """An event that a newer quanttui wrote: kept, counted, skipped."""
 
-    n: int = -1
-    t: float = -1.0
+    n: Number = -1
+    t: Moment = -1.0
     event: str = ""
 
 
@@ -771,9 +838,16 @@ def decode(line: bytes) -> Event | Unknown:
         return event
     except msgspec.ValidationError as error:
         if "Invalid value" in str(error) and "$.event" in str(error):
-            return _unknown.decode(line)
+            return _newer(line)
         raise ValueError(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _newer(line: bytes) -> Unknown:
+    try:
+        return _unknown.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 

@@ -112,5 +112,5 @@ def _ends(state: State) -> dict[tuple[str, str], float]:
 
 
 def brief(phase: str) -> str:
-    """A phase's name in few letters."""
-    return BRIEF.get(phase, phase)
+    """A phase's name in few letters; of one that a log from elsewhere has made up, what can be printed."""
+    return BRIEF.get(phase) or clean(phase, 20)

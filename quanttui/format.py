@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
 
 ABSENT = "·"
+
+_ACTING = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+"""What acts on a terminal, or is no text, and is not escaped in JSON anyway."""
 
 
 def clean(text: str, limit: int = 300) -> str:
@@ -21,6 +26,13 @@ def clean(text: str, limit: int = 300) -> str:
             kept.append(char)
     joined = " ".join("".join(kept).split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"
+
+
+def json_text(content: object, indent: int | None = 1) -> str:
+    """Plain data as JSON, for a program, though a terminal may see it: all foreign text is kept, what would act there
+    as an escape."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def significant(value: float | None, digits: int = 3) -> str:

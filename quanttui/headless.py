@@ -107,8 +107,10 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
         yield from _opening(event, state)
     elif isinstance(event, e.SessionResumed):
         yield f"resumed: {_count(state)} of {len(state.arms)} arms are recorded"
+        for line in event.changed:
+            yield f"all the same, {clean(line)}"
     elif isinstance(event, e.ProbeLost):
-        yield f"no {event.probe}: {clean(event.why)}"
+        yield f"no {clean(event.probe)}: {clean(event.why)}"
     elif isinstance(event, e.ArmStarted):
         again = f", attempt {event.attempt} in a fresh process" if event.attempt > 1 else ""
         yield f"{_place(event.arm, state)}  {size(event.bytes)}, {event.bits_per_weight:.2f} bits per weight{again}"
@@ -139,7 +141,7 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
             yield f"{_place(arm.id, state)}  {_task(task, answers, event.items)}"
     elif isinstance(event, e.UnitDisturbed):
         why = clean(event.why)
-        yield f"{_place(event.unit.arm, state)}  {event.unit.kind} #{event.unit.index} is done again: {why}"
+        yield f"{_place(event.unit.arm, state)}  {clean(event.unit.kind)} #{event.unit.index} is done again: {why}"
     elif isinstance(event, e.Perplexity):
         yield from _scored(event, state)
     elif isinstance(event, e.ArmDone):
@@ -147,7 +149,7 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
             yield f"{_place(event.arm, state)}  {_phase('perplexity', state.arms[event.arm], state)}"
         yield from _verdicts(event.arm, state)
     elif isinstance(event, e.ArmFailed):
-        yield f"{_place(event.arm, state)}  {event.outcome}: {clean(event.error)}"
+        yield f"{_place(event.arm, state)}  {clean(event.outcome)}: {clean(event.error)}"
         arm = state.arms[event.arm]
         for task, planned in arm.items_planned.items():
             if len(answers := _answers(arm, task)) < planned:
@@ -161,7 +163,7 @@ def _texts(event: e.Event | e.Unknown, state: State) -> Iterator[str]:
         yield "paused: no new unit begins until somebody asks to resume, or the sweep is stopped"
     elif isinstance(event, e.SessionClosed):
         text = state.notes[-1].text if state.notes else event.outcome
-        yield f"{text}: {_count(state)} of {len(state.arms)} arms recorded"
+        yield f"{clean(text)}: {_count(state)} of {len(state.arms)} arms recorded"
 
 
 def _was_measured(arm: Arm) -> bool:
@@ -194,7 +196,8 @@ def _anchor(name: str, state: State) -> Iterator[str]:
 
 def _opening(event: e.SessionOpened, state: State) -> Iterator[str]:
     build = event.build
-    yield f"quanttui {build.quanttui}, llama.cpp {clean(build.llama_cpp)} (llama-cpp-python {build.llama_cpp_python})"
+    made = clean(build.llama_cpp), clean(build.llama_cpp_python)
+    yield f"quanttui {clean(build.quanttui)}, llama.cpp {made[0]} (llama-cpp-python {made[1]})"
     yield f"{clean(event.model)}: {len(event.plan)} arms on {clean(event.host.cpu)}, {event.settings.threads} threads"
     for note in event.notes:
         yield f"note: {clean(note)}"
@@ -217,7 +220,7 @@ def _ceiling(event: e.Ceiling) -> str:
     threads = f", {event.threads} threads" if event.how == "measured" and event.device == "cpu" else ""
     after = ", again after it" if event.when == "after" else ""
     device = "" if event.device == "cpu" else f" of {clean(event.device)}"
-    return f"read bandwidth{device} {rate} GB/s, {event.how}{where}{threads}{after}"
+    return f"read bandwidth{device} {rate} GB/s, {clean(event.how)}{where}{threads}{after}"
 
 
 def _remembered(event: e.Ceiling) -> str:
@@ -231,7 +234,7 @@ def _kernel(event: e.KernelRate) -> str:
         return f"{clean(event.type)} arithmetic absent: {clean(event.why)}"
     when = "" if event.wall is None else " in an earlier session"
     return (
-        f"{clean(event.type)} arithmetic {significant(event.gb_s)} GB/s out of the cache, {event.how}{when}, "
+        f"{clean(event.type)} arithmetic {significant(event.gb_s)} GB/s out of the cache, {clean(event.how)}{when}, "
         f"{event.threads} threads"
     )
 
@@ -240,9 +243,9 @@ def _phase(phase: str, arm: Arm, state: State) -> str:
     if phase == "perplexity":
         found = arm.perplexity()
         return f"perplexity {_error(found)}, {len(arm.chunks)} chunks" if found else "perplexity: no chunk"
-    one = next(one for one in summary.summarize(state).arms if one.id == arm.id)
-    speed = one.prompt if phase == "prompt" else one.decode
-    if speed is None:
+    one = next((one for one in summary.summarize(state).arms if one.id == clean(arm.id, 80)), None)
+    speed = None if one is None else one.prompt if phase == "prompt" else one.decode
+    if one is None or speed is None:
         return f"{phase}: nothing timed"
     star = "*" if summary.tainted(one.verdicts, phase) else ""
     spread = f" ±{significant(speed.sd, 2)}" if speed.sd is not None else ""

@@ -1,4 +1,5 @@
-"""Where things lie: what is shipped, what is the user's. Owns the folders' names; reads and creates nothing of them.
+"""Where things lie: what is shipped, what is the user's. Owns the folders' names, and how what is the user's is made
+there: for nobody else to read, whatever the umask.
 
 In a checkout `config.toml`, `themes/` and `sessions/` stand beside the package; a wheel carries the first two inside
 it, in `quanttui/shipped/`. What is the user's lies where the platform puts such things (platformdirs).
@@ -6,6 +7,7 @@ it, in `quanttui/shipped/`. What is the user's lies where the platform puts such
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import platformdirs
@@ -54,3 +56,30 @@ def sessions_dir(asked: str = "", package: Path = PACKAGE) -> Path:
 def cache_dir(asked: str = "") -> Path:
     """Where quants, texts and digests are cached: the folder asked for, else the user's cache folder."""
     return Path(asked).expanduser() if asked else platformdirs.user_cache_path("quanttui", appauthor=False)
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is missing with what is missing above it: 0700 each.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for one in reversed((folder, *folder.parents)):
+        if not one.exists():
+            one.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def private(path: str | os.PathLike[str], flags: int) -> int:
+    """The `opener` of open() for a file that is made here: 0600. One that is there already keeps its mode."""
+    return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole, made 0600.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(path, "wb", opener=private) as file:
+        file.write(content)

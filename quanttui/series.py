@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -28,15 +29,49 @@ class Series(msgspec.Struct):
 
     def add(self, x: float, value: float) -> None:
         """Take a value at x >= 0. Order does not matter, save for `last`."""
-        index = int(x / self.width)
-        try:
-            self.sums[index] += value
-        except IndexError:
+        self.put(int(x / self.width), x, value)
+
+    def put(self, index: int, x: float, value: float) -> None:
+        """The same by who knows in which bin `x` lies."""
+        sums = self.sums
+        if index < len(sums):
+            sums[index] += value
+            self.counts[index] += 1
+        elif index == len(sums) < BINS:  # as most values come: a little later than the one before
+            sums.append(0.0 + value)
+            self.counts.append(1)
+        else:
             index = self._reach(x)
             self.sums[index] += value
-        self.counts[index] += 1
+            self.counts[index] += 1
         if x >= self.last_x:
             self.last, self.last_x = value, x
+
+    def add_run(self, first: int, values: Sequence[float]) -> None:
+        """Take values at first, first + 1, …: what as many calls of `add` would do, in a third of the time. The bins
+        are 1, 2, 4, … wide."""
+        count, sums, counts = len(values), self.sums, self.counts
+        width, last = int(self.width), first + count - 1
+        if not count or last >= BINS * width or first // width > len(sums):
+            for x, value in enumerate(values, first):
+                self.add(float(x), value)
+            return
+        done = 0
+        while done < count:
+            index = (first + done) // width
+            until = min(count, (index + 1) * width - first)
+            total = sums[index] if index < len(sums) else 0.0
+            for value in values[done:until]:
+                total += value
+            if index < len(sums):
+                sums[index] = total
+                counts[index] += until - done
+            else:
+                sums.append(total)
+                counts.append(until - done)
+            done = until
+        if last >= self.last_x:
+            self.last, self.last_x = values[-1], float(last)
 
     def _reach(self, x: float) -> int:
         """Have a bin for `x`; returns its index."""
@@ -79,6 +114,23 @@ class Series(msgspec.Struct):
             else:
                 result.append(self.mean(left, left + width))
         return result
+
+
+def add_together(series: dict[str, Series], width: float, x: float, values: Iterable[tuple[str, float]]) -> None:
+    """Take a value each for some series at the same x >= 0: what `add` does, with one call for all of them.
+
+    Args:
+        series: by name; one that is not there yet begins with bins of this `width`.
+    """
+    known, index = 0.0, 0
+    for name, value in values:
+        one = series.get(name)
+        if one is None:
+            one = series[name] = Series(width=width)
+        if one.width != known:
+            known = one.width
+            index = int(x / known)
+        one.put(index, x, value)
 
 
 def column_width(span: float, columns: int, least: float) -> float:

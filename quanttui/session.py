@@ -8,6 +8,7 @@
         raw/ stderr/ snapshots/
 
 A line that was torn by a crash is skipped by every reader and cut off by the next writer; what was whole stays.
+FORMAT.md beside this file says all of it to who writes another reader; quanttui.repair mends what is damaged.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import math
 import os
 import re
 import shutil
-import struct
+import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +31,8 @@ import msgspec
 import psutil
 
 from quanttui import events as e
+from quanttui import frames as key_frames
+from quanttui import paths
 from quanttui import state as fold
 from quanttui.errors import UserError
 from quanttui.format import clean
@@ -39,21 +41,32 @@ from quanttui.stats.divergence import Rows
 EVENTS, FRAMES, CONTROL, MANIFEST = "events.jsonl", "frames.idx", "control.jsonl", "manifest.json"
 REMOTE = "remote.json"
 """In the mirror of another machine's session alone: where it comes from (`Origin`)."""
+BEFORE_REPAIR = "events.jsonl.before-repair"
+"""The log as it was before quanttui.repair took something out of it; `-2`, `-3` after it for later ones."""
 FRAME_EVERY = 5_000
 """Events between key frames: reading and folding that many takes less than a tenth of a second."""
 
-_FRAME = struct.Struct("<4sQQI")
-_PACKED = 1
-"""zlib's level: a frame of 0.9 MB shrinks to a fifth in 10 ms; higher levels gain little."""
 _BLOCK = 1 << 20
+_READ = 1 << 16
+"""Bytes of a log that are read at a time. A viewer that read 1 MiB at a time grew by 4 MB with every hour of events:
+what it kept lay between such blocks, so that no later one found room there."""
+_TAIL = 1 << 12
+
+ROOM = 1 << 18
+"""Bytes for which a disk has room that is not full: more than any line, manifest or row of raw/ that comes next."""
+
+LONGEST_LINE = 1 << 24
+"""Bytes, its end left out. No event is as long: of a longer line nothing is kept while its end is looked for."""
 
 
 def create(sessions: Path, model: str, name: Path | None = None) -> Path:
-    """A new, empty session folder: `name`, or `<date>-<model>` below `sessions`.
+    """A new, empty session folder: `name`, or `<date>-<model>` below `sessions`. One whose log was begun and has not
+    come to a whole line, for want of room, counts as empty.
 
     Raises:
         UserError: it exists already with a log in it, or cannot be written.
     """
+    given, flags = name is not None, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
     if name is None:
         stem = time.strftime("%Y-%m-%d-") + (re.sub(r"[^a-z0-9]+", "-", clean(model, 60).lower()).strip("-") or "model")
         name, again = sessions / stem, 1
@@ -61,15 +74,29 @@ def create(sessions: Path, model: str, name: Path | None = None) -> Path:
             again += 1
             name = sessions / f"{stem}-{again}"
     elif (name / EVENTS).exists():
-        raise UserError(f"{name}: holds a session already: give another --session, or go on with --resume {name}")
+        if _begun(name / EVENTS):
+            raise UserError(f"{name}: holds a session already: give another --session, or go on with --resume {name}")
+        flags = os.O_WRONLY | os.O_APPEND
     try:
-        name.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in ("raw", "stderr", "snapshots"):
-            (name / part).mkdir(exist_ok=True, mode=0o700)
-        os.close(os.open(name / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            paths.made(name / part)
+        os.close(os.open(name / EVENTS, flags, 0o600))
+    except FileExistsError:  # another process made it at the same moment
+        if not given:
+            return create(sessions, model)
+        raise UserError(f"{name}: holds a session already: give another --session") from None
     except OSError as error:
         raise UserError(f"{name}: cannot be written ({error.strerror}): choose another folder with --session") from None
     return name
+
+
+def _begun(log: Path) -> bool:
+    """Whether a log has a line, or cannot be looked into."""
+    try:
+        with open(log, "rb") as file:
+            return b"\n" in file.read(LONGEST_LINE)
+    except OSError:
+        return True
 
 
 class Writer:
@@ -86,13 +113,15 @@ class Writer:
         self.folder = folder
         self.state = fold.State()
         self._lock = threading.Lock()
-        whole, self._since_frame = _refold(folder, self.state)
+        whole, self._since_frame = refold(folder, self.state)
+        self._place = _place(folder / EVENTS)
         # A file object, so that one who is forgotten lets go of it; opened without making a log where there is none.
         self._file = open(folder / EVENTS, "ab", buffering=0, opener=_to_append)  # noqa: SIM115
         self.log = self._file.fileno()
         os.ftruncate(self.log, whole)
         self._size = whole
         self.origin_ns = time.monotonic_ns() - int(self.state.t * 1e9)
+        self._frames = key_frames.Appender(folder / FRAMES)
 
     def now(self) -> float:
         """Session time, seconds."""
@@ -114,10 +143,7 @@ class Writer:
             except OSError as error:
                 with suppress(OSError):
                     os.ftruncate(self.log, self._size)
-                raise UserError(
-                    f"{self.folder / EVENTS}: {error.strerror}: what was recorded stays; make room, then "
-                    f"quanttui run --resume {self.folder}"
-                ) from None
+                raise self._unwritable(error) from None
             self._size += len(line)
             self.state.apply(stamped)
             self._since_frame += 1
@@ -125,10 +151,43 @@ class Writer:
                 self._frame()
             return stamped
 
+    def stays(self) -> None:
+        """That the log still lies where it did: what is written beside it must not go elsewhere.
+
+        Raises:
+            UserError: the session was moved, deleted or replaced.
+        """
+        if _place(self.folder / EVENTS) != self._place:
+            raise UserError(
+                f"{self.folder}: was moved or deleted while its sweep ran: what was recorded went with it; where it is "
+                "now, quanttui run --resume FOLDER goes on with it"
+            )
+
+    def check(self) -> None:
+        """That more can be recorded: the session lies where it did, and its disk has room for ROOM bytes. What fails
+        for want of either is not an arm's fault.
+
+        Raises:
+            UserError: it cannot.
+        """
+        self.stays()
+        try:
+            with tempfile.TemporaryFile(dir=self.folder, buffering=0) as file:
+                if file.write(bytes(ROOM)) != ROOM:
+                    raise OSError(28, os.strerror(28))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.folder / EVENTS}: {error.strerror}: what was recorded stays; make room, then quanttui run --resume "
+            f"{self.folder}"
+        )
+
     def _frame(self) -> None:
         self._since_frame = 0
         with suppress(OSError):
-            append_frame(self.folder / FRAMES, self._size, self.state)
+            self._frames.append(self._size, self._frames.take(self.state))
 
     def sync(self) -> None:
         """Have the log on the disk itself."""
@@ -140,18 +199,30 @@ class Writer:
         self._file.close()
 
 
+def _place(log: Path) -> tuple[int, int] | None:
+    """Which file lies there."""
+    try:
+        status = os.stat(log)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _to_append(path: str, _: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
 
 
 class Reader:
-    """Reads a log from an offset on. Only whole lines; what is no event is counted in `dropped` and skipped."""
+    """Reads a log from an offset on. Only whole lines; what is no event is counted in `dropped` and skipped.
+
+    A line of more than LONGEST_LINE bytes is none: `_over` counts those of it that were let go already.
+    """
 
     def __init__(self, folder: Path, offset: int = 0) -> None:
         self.path = folder / EVENTS
         self.offset = offset
         self.dropped = 0
-        self._rest = b""
+        self._rest, self._over = b"", 0
         try:
             self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
@@ -167,13 +238,18 @@ class Reader:
         """
         left = limit
         while left is None or left > 0:
-            block = os.pread(self._file.fileno(), _BLOCK, self.offset + len(self._rest))
+            block = os.pread(self._file.fileno(), _READ, self.offset + self._over + len(self._rest))
             if not block:
                 return
             if left is not None:
                 left -= len(block)
             lines = (self._rest + block).split(b"\n")
             self._rest = lines.pop()
+            if lines and (self._over or len(lines[0]) > LONGEST_LINE):
+                self.offset += self._over + len(lines.pop(0)) + 1
+                self.dropped, self._over = self.dropped + 1, 0
+            if len(self._rest) > LONGEST_LINE:
+                self._rest, self._over = b"", self._over + len(self._rest)
             for line in lines:
                 self.offset += len(line) + 1
                 if not line:
@@ -188,98 +264,128 @@ class Reader:
 
 
 def load(folder: Path) -> fold.State:
-    """The state after the whole log, by way of the last key frame where there is one."""
+    """The state after the whole log, by way of the last key frame where there is one.
+
+    Raises:
+        UserError: there is no log, or it holds lines and none of them is an event.
+    """
     for frame in reversed(frames(folder)):
         with suppress(ValueError, OSError):
-            return _fold_from(folder, frame.offset, read_frame(folder / FRAMES, frame))
+            return _fold_from(folder, frame.offset, framed(folder, frame))
     return _fold_from(folder, 0, fold.State())
 
 
 def _fold_from(folder: Path, offset: int, state: fold.State) -> fold.State:
     reader = Reader(folder, offset)
     try:
-        return fold.fold(reader.events(), state)
+        found = fold.fold(reader.events(), state)
     finally:
         reader.close()
+    if reader.dropped and found.opened is None and not (found.arms or found.unknown or found.n >= 0):
+        raise UserError(f"{clean(str(folder))}: {_unreadable(folder)}")
+    return found
 
 
-def _refold(folder: Path, state: fold.State) -> tuple[int, int]:
-    """Fold a whole log into `state`, for its next writer, and make the key frames that are missing.
+class _Opening(msgspec.Struct):
+    """What the first line of a log of any schema tells."""
+
+    schema: int
+
+
+def _unreadable(folder: Path) -> str:
+    """Why nothing of a log is an event."""
+    with suppress(OSError, ValueError, RecursionError), open(folder / EVENTS, "rb") as file:
+        schema = msgspec.json.decode(file.readline(_BLOCK), type=_Opening).schema
+        if schema > e.SCHEMA:
+            return f"was written by a newer quanttui (log schema {schema}, this one reads {e.SCHEMA}): update quanttui"
+    return f"no line of {EVENTS} is an event: `quanttui sessions --repair` says what is there"
+
+
+def newer(state: fold.State) -> str:
+    """What is to be said of a log that a newer quanttui wrote, in one line; "" of any other."""
+    schema = state.opened.schema if state.opened is not None else e.SCHEMA
+    if schema <= e.SCHEMA and not state.unknown:
+        return ""
+    known = f" (log schema {schema}, this one's is {e.SCHEMA})" if schema > e.SCHEMA else ""
+    return f"written by a newer quanttui{known}: {state.unknown} events of it were skipped"
+
+
+def refold(folder: Path, state: fold.State) -> tuple[int, int]:
+    """Fold a log into `state`, for its next writer, from its last key frame on, and make the key frames that are
+    missing. Nobody else may write to the session meanwhile.
 
     Returns:
         the end of its last whole line, and how many events came after the last key frame.
     """
     path, known = folder / FRAMES, frames(folder)
+    if known and not _belongs(folder / EVENTS, known[-1]):
+        known = []
+    while known and not _taken_up(state, folder, known[-1]):
+        known.pop()
     with suppress(OSError):
         os.truncate(path, known[-1].place + known[-1].length if known else 0)
-    covered = known[-1].offset if known else 0
-    reader, count = Reader(folder), 0
+    reader, count, made = Reader(folder, known[-1].offset if known else 0), 0, key_frames.Appender(path)
     for event in reader.events():
         state.apply(event)
         count += 1
-        if count % FRAME_EVERY == 0 and reader.offset > covered:
+        if count % FRAME_EVERY == 0:
             with suppress(OSError):
-                append_frame(path, reader.offset, state)
+                made.append(reader.offset, made.take(state))
     reader.close()
     return reader.offset, count % FRAME_EVERY
 
 
-class Frame(msgspec.Struct, frozen=True):
-    """Where a key frame lies: it is the state after `offset` bytes of the log, at session time `t`; its body is
-    `length` bytes from `place` on in its file."""
-
-    offset: int
-    t: float
-    place: int
-    length: int
-
-
-def append_frame(path: Path, offset: int, state: fold.State) -> Frame:
-    """Add a key frame to a file of them: the state after the first `offset` bytes of the log."""
-    return append_encoded(path, offset, state.t, fold.encode(state))
+def _taken_up(state: fold.State, folder: Path, frame: Frame) -> bool:
+    """Have the state be what a key frame holds; False where that cannot be read."""
+    try:
+        found = framed(folder, frame)
+    except (ValueError, OSError):
+        return False
+    for name in state.__struct_fields__:
+        setattr(state, name, getattr(found, name))
+    return True
 
 
-def append_encoded(path: Path, offset: int, t: float, encoded: bytes) -> Frame:
-    """The same of a state that is encoded already, at session time `t`."""
-    body = zlib.compress(encoded, _PACKED)
-    with open(path, "ab") as file:
-        file.write(_FRAME.pack(fold.layout(), offset, int(t * 1e9), len(body)) + body)
-        return Frame(offset, int(t * 1e9) / 1e9, file.tell() - len(body), len(body))
+Frame = key_frames.Frame
+append_frame, read_frame = key_frames.append, key_frames.read
 
 
 def frames(folder: Path) -> list[Frame]:
     """The key frames of a session; torn or foreign ones, and what comes after them, are left out."""
-    found: list[Frame] = []
     try:
-        size = (folder / EVENTS).stat().st_size
-        with open(folder / FRAMES, "rb") as file:
-            whole = os.fstat(file.fileno()).st_size
-            while len(head := file.read(_FRAME.size)) == _FRAME.size:
-                magic, offset, t_ns, length = _FRAME.unpack(head)
-                place = file.tell()
-                if magic != fold.layout() or place + length > whole or offset > size:
-                    break
-                found.append(Frame(offset, t_ns / 1e9, place, length))
-                file.seek(length, os.SEEK_CUR)
+        return key_frames.listed(folder / FRAMES, (folder / EVENTS).stat().st_size)
     except OSError:
-        return found
-    return found
+        return []
 
 
-def read_frame(path: Path, frame: Frame) -> fold.State:
-    """The state that a key frame holds.
+def framed(folder: Path, frame: Frame) -> fold.State:
+    """The state that a key frame of a session holds.
 
     Raises:
-        ValueError: it is torn, or of another version.
-        OSError: the file cannot be read.
+        ValueError: it is torn, of another version, or of another log.
+        OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
-        file.seek(frame.place)
-        body = file.read(frame.length)
+    if not _belongs(folder / EVENTS, frame):
+        raise ValueError("it is of another log")
+    return read_frame(folder / FRAMES, frame)
+
+
+def _belongs(log: Path, frame: Frame) -> bool:
+    """Whether the line that ends where a frame says is of the time that it says: no other log has such a line there."""
+    if frame.offset == 0:
+        return frame.t <= 0
+    with open(log, "rb", buffering=0) as file:
+        size = _TAIL
+        while True:
+            begin = max(0, frame.offset - size)
+            lines = os.pread(file.fileno(), frame.offset - begin, begin).split(b"\n")
+            if len(lines) > 2 or begin == 0 or size > LONGEST_LINE:
+                break
+            size *= 16
     try:
-        return fold.decode(zlib.decompress(body))
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
+        return len(lines) > 1 and lines[-1] == b"" and int(e.decode(lines[-2]).t * 1e9) == round(frame.t * 1e9)
+    except ValueError:
+        return False
 
 
 def end(folder: Path) -> float:
@@ -306,7 +412,8 @@ def end(folder: Path) -> float:
 
 
 class Info(msgspec.Struct, frozen=True):
-    """A session as the list shows it. state: running, done, interrupted, empty."""
+    """A session as the list shows it. state: running, done, interrupted, empty, unreadable. `note`: what is to be said
+    of it, "" without."""
 
     folder: Path
     name: str
@@ -316,13 +423,29 @@ class Info(msgspec.Struct, frozen=True):
     arms: int
     arms_done: int
     seconds: float
+    note: str = ""
 
 
 def alive(pid: int, started: float) -> bool:
     """Whether the process that wrote pid and start time into a log still runs (a pid may have been reused)."""
     try:
         return bool(abs(psutil.Process(pid).create_time() - started) < 2.0)
-    except psutil.Error:
+    except (psutil.Error, ValueError, OverflowError):  # a log from elsewhere may name any number
+        return False
+
+
+BEATS = 5.0
+"""A writer adds a line to its log once a second; so long after the last one it may still live."""
+
+
+def beats(pid: int, folder: Path | None) -> bool:
+    """Whether a log grew a moment ago and a process of its writer's number is there, and one of ours. When a process
+    began is reckoned from the clock on some systems, and is another time once that is set."""
+    try:
+        if folder is None or pid <= 0 or abs(time.time() - (folder / EVENTS).stat().st_mtime) >= BEATS:
+            return False
+        return any("quanttui" in word for word in psutil.Process(pid).cmdline())
+    except (psutil.Error, OSError):
         return False
 
 
@@ -346,7 +469,7 @@ def origin(folder: Path) -> Origin | None:
     """Where a mirror comes from; None for a session of this machine."""
     try:
         return msgspec.json.decode((folder / REMOTE).read_bytes(), type=Origin)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -362,12 +485,16 @@ def status(state: fold.State, folder: Path | None = None) -> str:
     if state.closed:
         return "interrupted" if state.closed == "interrupted" else "done"
     mirrored = origin(folder) if folder is not None else None
-    return "running" if (mirrored.alive if mirrored else alive(*state.writer)) else "interrupted"
+    runs = mirrored.alive if mirrored else alive(*state.writer) or beats(state.writer[0], folder)
+    return "running" if runs else "interrupted"
 
 
 def info(folder: Path) -> Info:
     """What the list says of one session."""
-    state = load(folder)
+    try:
+        state = load(folder)
+    except UserError as error:
+        return Info(folder, folder.name, "", "unreadable", 0.0, 0, 0, 0.0, str(error))
     return Info(
         folder=folder,
         name=folder.name,
@@ -377,6 +504,7 @@ def info(folder: Path) -> Info:
         arms=len(state.arms),
         arms_done=sum(arm.outcome not in ("planned", "running") for arm in state.arms.values()),
         seconds=state.t,
+        note=newer(state),
     )
 
 
@@ -427,7 +555,7 @@ def running(sessions: Path) -> Path | None:
     """The latest session that somebody writes, None where there is none: what `attach` means by itself."""
     folders = [folder for folder in sessions.glob("*/") if (folder / EVENTS).is_file()]
     folders.sort(key=lambda folder: (folder / EVENTS).stat().st_mtime, reverse=True)
-    return next((folder for folder in folders[:RECENT] if status(load(folder), folder) == "running"), None)
+    return next((folder for folder in folders[:RECENT] if info(folder).state == "running"), None)
 
 
 OWN = (FRAMES, CONTROL, MANIFEST, REMOTE, "raw", "stderr", "snapshots")
@@ -446,10 +574,10 @@ def delete(folder: Path, sessions: Path) -> str:
     """
     if folder.is_symlink() or folder.resolve().parent != sessions.resolve() or not (folder / EVENTS).is_file():
         raise UserError(f"{clean(str(folder))}: is no session below {clean(str(sessions))}: nothing is deleted")
-    if status(load(folder), folder) == "running":
+    if info(folder).state == "running":
         raise UserError(f"{clean(folder.name)}: is running: stop its sweep first")
-    reports = [path.name for path in folder.glob("report.*") if path.is_file()]
-    for name in (*OWN, *reports, EVENTS):
+    more = [path.name for kind in ("report.*", f"{BEFORE_REPAIR}*") for path in folder.glob(kind) if path.is_file()]
+    for name in (*OWN, *more, EVENTS):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -463,11 +591,29 @@ def delete(folder: Path, sessions: Path) -> str:
 
 
 def request(folder: Path, act: str, arm: str = "", value: str = "") -> None:
-    """Ask the sweep that writes this session to do something (events.Control): one line appended to control.jsonl."""
+    """Ask the sweep that writes this session to do something (events.Control): one line appended to control.jsonl.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     line = json.dumps({"request": act, "arm": arm, "value": value, "wall": time.time()}) + "\n"
-    file = os.open(folder / CONTROL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    leave(folder, line.encode())
+
+
+def leave(folder: Path, line: bytes) -> None:
+    """Append a request to control.jsonl in one write, behind the end of one that was cut off.
+
+    Raises:
+        OSError: it cannot be written; half a line may be left, which is no request.
+    """
+    path = folder / CONTROL
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
-        os.write(file, line.encode())
+        size = os.fstat(file).st_size
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        whole = b"\n" + line if torn else line
+        if os.write(file, whole) != len(whole):
+            raise OSError(28, os.strerror(28), str(path))
     finally:
         os.close(file)
 
@@ -483,6 +629,8 @@ def requests(folder: Path, offset: int) -> Iterator[e.Control]:
     lines = data.split(b"\n")
     for line in lines[:-1] if len(lines) > 1 or len(data) < _BLOCK else [data[:-1]]:
         offset += len(line) + 1
+        if not line:
+            continue
         try:
             found = msgspec.json.decode(line, type=_Request)
         except (ValueError, RecursionError):
@@ -491,7 +639,6 @@ def requests(folder: Path, offset: int) -> Iterator[e.Control]:
         else:
             told = clean(found.request, 40), clean(found.arm, 80), clean(str(found.value), 40)
             yield e.Control(request=told[0], arm=told[1], value=told[2], offset=offset)
-
 
 
 def part(folder: Path, kind: str, name: str) -> Path:
@@ -563,5 +710,6 @@ def manifest(state: fold.State) -> dict[str, Any]:
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Replace manifest.json whole."""
     temporary = folder / (MANIFEST + ".new")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    paths.write(temporary, text.encode("utf-8", "surrogateescape"))
     os.replace(temporary, folder / MANIFEST)

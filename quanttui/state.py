@@ -2,6 +2,10 @@
 
 `apply` is the only way in. The state after an event depends on the events up to it and on nothing else, so live,
 attached and replayed sessions show the same; every part of it can be encoded, so that it can be a key frame.
+
+What is kept of a session grows with what was measured in it, not with how long it took: series have a fixed number of
+bins, notes are counted, stretches of timed units are joined. And of a quant that is over the bulk, every repetition,
+chunk and answer, is kept packed, in a tenth of the memory, until somebody asks for it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import msgspec
 
 from quanttui import __version__
 from quanttui import events as e
-from quanttui.series import Series
+from quanttui.packed import Kept, Packed, Shelf, pack
+from quanttui.series import BINS, Series, add_together
 from quanttui.stats import intervals
 from quanttui.stats.divergence import Sums
 from quanttui.stats.sequential import Moments
@@ -56,6 +61,10 @@ SLICES = 1024
 
 LEVELS = ("mem.used", "engine.rss")
 """Readings kept as a series as they are. Those of GPUs are, too, summed or maximal over the devices."""
+
+RECORDS, CHUNKS, ANSWERS, UNITS = 512 << 10, 256 << 10, 2 << 20, 128 << 10
+"""Bytes of what is packed, as it is encoded, that stay at hand once they were asked for: as objects some 3, 2, 5 and
+0.5 MB, of four quants with 800 answers each, or all that a sweep of minutes has."""
 
 
 class Repetition(msgspec.Struct, frozen=True, array_like=True):
@@ -196,22 +205,40 @@ class Slice(msgspec.Struct, array_like=True):
             self.devices[name] = self.devices.get(name, 0.0) + value
 
 
-class Attempt(msgspec.Struct):
-    """One run of an arm: the first, or a run again in a fresh process. `rate` is tok/s over the decoded token.
+class Record(msgspec.Struct):
+    """The bulk of an attempt: its repetitions, stretches of its timed units in order, and tok/s over the decoded token.
 
     `prompt` and `decode` are the repetitions at the first of the settings' depths, `deeper` those at the others.
-    `disturbed` counts the repetitions that were done again. `kernels` are C(type) by tensor type. `slices` are
-    stretches of its timed units, in order. `before` are readings of devices before the model was loaded.
     """
 
-    number: int
     prompt: list[Repetition] = []
     decode: list[Repetition] = []
     deeper: list[Repetition] = []
+    slices: list[Slice] = []
+    rate: Series = msgspec.field(default_factory=lambda: Series(width=1.0))
+
+
+_records: Shelf[Record] = Shelf(Record, RECORDS)
+
+
+class Attempt(msgspec.Struct):
+    """One run of an arm: the first, or a run again in a fresh process.
+
+    `record` is the bulk of what it measured, packed once the arm is over. What a screen asks of every arm for each
+    frame can be had without unpacking: `counts` are its repetitions by `kind@depth`, `clock` the largest share of its
+    best clock that a GPU ran at over a slice; both are told when it is packed.
+
+    `disturbed` counts the repetitions that were done again. `kernels` are C(type) by tensor type. `before` are readings
+    of devices before the model was loaded.
+    """
+
+    number: int
+    record: Record | bytes = msgspec.field(default_factory=Record)
+    counts: dict[str, int] = {}
+    clock: float | None = None
     disturbed: int = 0
     ceilings: list[e.Ceiling] = []
     kernels: dict[str, e.KernelRate] = {}
-    slices: list[Slice] = []
     before: dict[str, float] = {}
     contexts: dict[str, e.ContextMade] = {}
     peaks: dict[str, Peak] = {}
@@ -219,8 +246,33 @@ class Attempt(msgspec.Struct):
     loaded: e.ArmLoaded | None = None
     failed: e.ArmFailed | None = None
     done: bool = False
-    rate: Series = msgspec.field(default_factory=lambda: Series(width=1.0))
     tokens: int = 0
+
+    @property
+    def known(self) -> Record:
+        """The record, to be read."""
+        return _records.get(self.record) if isinstance(self.record, bytes) else self.record
+
+    @property
+    def prompt(self) -> list[Repetition]:
+        return self.known.prompt
+
+    @property
+    def decode(self) -> list[Repetition]:
+        return self.known.decode
+
+    @property
+    def deeper(self) -> list[Repetition]:
+        return self.known.deeper
+
+    @property
+    def slices(self) -> list[Slice]:
+        return self.known.slices
+
+    @property
+    def rate(self) -> Series:
+        """tok/s over the decoded token."""
+        return self.known.rate
 
     def repetitions(self, kind: str) -> list[Repetition]:
         return self.prompt if kind == "prompt" else self.decode
@@ -230,11 +282,47 @@ class Attempt(msgspec.Struct):
         every = (*self.repetitions(kind), *self.deeper)
         return [one for one in every if one.unit.kind == kind and one.unit.depth == depth]
 
+    def count(self, kind: str, depth: int) -> int:
+        """How many there are."""
+        packed = isinstance(self.record, bytes)
+        return self.counts.get(f"{kind}@{depth}", 0) if packed else len(self.at_depth(kind, depth))
+
+    @property
+    def best_clock(self) -> float | None:
+        """The largest share of its best clock that a GPU ran at, over slices; None where none was told."""
+        if isinstance(self.record, bytes):
+            return self.clock
+        shares = (one.devices["clock"] / one.samples for one in self.slices if "clock" in one.devices and one.samples)
+        return max(shares, default=None)
+
+    def opened(self) -> Record:
+        """The record, to be added to."""
+        held = self.record
+        if isinstance(held, bytes):
+            held = self.record = _records.fresh(held)
+            self.counts, self.clock = {}, None
+        return held
+
+    def pack(self) -> None:
+        """Make the record small: little of it will be asked for again, and rarely."""
+        if isinstance(self.record, bytes):
+            return
+        counts: dict[str, int] = {}
+        for one in (*self.prompt, *self.decode, *self.deeper):
+            test = f"{one.unit.kind}@{one.unit.depth}"
+            counts[test] = counts.get(test, 0) + 1
+        self.counts, self.clock = counts, self.best_clock
+        self.record = pack(self.record)
+
 
 class Arm(msgspec.Struct):
-    """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done, `anchor`
-    the repetitions in which it was measured again as the anchor. `items` are its answers by `task/item`, in the order
-    in which they came, of as many as `items_planned` says for each task; `texts` counts the characters that are kept.
+    """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done, `chunks`
+    what was scored by the number of the chunk, `anchor` the repetitions in which it was measured again as the anchor.
+    `items` are its answers by `task/item`, in the order in which they came, of as many as `items_planned` says for each
+    task; `texts` counts the characters that are kept.
+
+    Once the arm is over, `recorded`, `scores` and `answers` are packed; `units`, `chunks` and `items` are for reading,
+    whether they are or not.
 
     `exact` compares with the base arm's own nll, `rows` with the base's logits as 16-bit rows: they differ where a text
     has tokens that the rows cannot tell apart (stats.divergence.Rows). `changed` is the number of the last event that
@@ -244,16 +332,66 @@ class Arm(msgspec.Struct):
     plan: e.PlannedArm
     file: e.ArmStarted | None = None
     attempts: list[Attempt] = []
-    chunks: dict[int, Chunk] = {}
+    scores: dict[int, Chunk] | Packed = {}
     chunks_planned: int | None = None
-    units: dict[str, float] = {}
+    recorded: dict[str, float] | Packed = {}
     anchor: list[Repetition] = []
-    items: dict[str, Answer] = {}
+    answers: dict[str, Answer] | Packed = {}
     items_planned: dict[str, int] = {}
     texts: int = 0
     exact: Paired = msgspec.field(default_factory=Paired)
     rows: Paired = msgspec.field(default_factory=Paired)
     changed: int = -1
+
+    @property
+    def chunks(self) -> dict[int, Chunk] | Kept[int, Chunk]:
+        held = self.scores
+        return held if isinstance(held, dict) else Kept(held, _chunks)
+
+    @property
+    def units(self) -> dict[str, float] | Kept[str, float]:
+        held = self.recorded
+        return held if isinstance(held, dict) else Kept(held, _units)
+
+    @property
+    def items(self) -> dict[str, Answer] | Kept[str, Answer]:
+        held = self.answers
+        return held if isinstance(held, dict) else Kept(held, _answers)
+
+    def open_chunks(self) -> dict[int, Chunk]:
+        """The chunks, to be added to."""
+        held = self.scores
+        if not isinstance(held, dict):
+            held = self.scores = _chunks.fresh(held.body)
+        return held
+
+    def open_units(self) -> dict[str, float]:
+        """The units, to be added to."""
+        held = self.recorded
+        if not isinstance(held, dict):
+            held = self.recorded = _units.fresh(held.body)
+        return held
+
+    def open_items(self) -> dict[str, Answer]:
+        """The answers, to be added to."""
+        held = self.answers
+        if not isinstance(held, dict):
+            held = self.answers = _answers.fresh(held.body)
+        return held
+
+    def pack(self) -> None:
+        """Make small what is over: attempts, and the arm itself with its latest one."""
+        for attempt in self.attempts:
+            if attempt.done or attempt.failed is not None:
+                attempt.pack()
+        if self.outcome in ("planned", "running"):
+            return
+        if isinstance(self.scores, dict):
+            self.scores = Packed(len(self.scores), pack(self.scores))
+        if isinstance(self.recorded, dict):
+            self.recorded = Packed(len(self.recorded), pack(self.recorded))
+        if isinstance(self.answers, dict):
+            self.answers = Packed(len(self.answers), pack(self.answers))
 
     @property
     def id(self) -> str:
@@ -278,12 +416,18 @@ class Arm(msgspec.Struct):
 
     def perplexity(self, chunks: Iterable[int] | None = None) -> tuple[float, float | None] | None:
         """Perplexity and error over the chunks so far, or over those named. Sums are taken in the chunks' order."""
-        ids = sorted(self.chunks) if chunks is None else sorted(chunks)
+        scores = self.chunks
+        ids = sorted(scores) if chunks is None else sorted(chunks)
         if not ids:
             return None
-        known = [self.chunks[k] for k in ids]
+        known = [scores[k] for k in ids]
         scored = sum(c.scored for c in known)
         return intervals.perplexity(scored, sum(c.nll for c in known), sum(c.nll2 for c in known))
+
+
+_chunks: Shelf[dict[int, Chunk]] = Shelf(dict[int, Chunk], CHUNKS)
+_units: Shelf[dict[str, float]] = Shelf(dict[str, float], UNITS)
+_answers: Shelf[dict[str, Answer]] = Shelf(dict[str, Answer], ANSWERS)
 
 
 class Running(msgspec.Struct):
@@ -322,9 +466,9 @@ class State(msgspec.Struct):
 
     `remembered` is the bandwidth that earlier sessions measured, `idle` the energy that the machine took while nothing
     computed; `rerun` are arms that somebody asked to run again, and up to which attempt, `skips` those to be skipped
-    that are not yet. `paused_at`: since when no new unit begins, None while they do. `ending`: leave or finish, by
-    which the sweep was asked to end after the unit under way. `changed` is the number of the last event that may
-    concern all arms.
+    that are not yet. `resumed`: when others went on with it, `differs` what was another by then. `paused_at`: since
+    when no new unit begins, None while they do. `ending`: leave or finish, by which the sweep was asked to end after
+    the unit under way. `changed` is the number of the last event that may concern all arms.
     """
 
     t: float = 0.0
@@ -348,6 +492,7 @@ class State(msgspec.Struct):
     lost: dict[str, str] = {}
     notes: list[Note] = []
     resumed: list[float] = []
+    differs: list[tuple[float, str]] = []
     control_offset: int = 0
     base: e.BaseChosen | None = None
     observer: e.Observer | None = None
@@ -363,38 +508,26 @@ class State(msgspec.Struct):
     changed: int = -1
 
     def apply(self, event: e.Event | e.Unknown) -> None:
-        """Take the next event. An event of a newer schema is counted and otherwise skipped."""
+        """Take the next event. An event of a newer schema is counted and otherwise skipped; one that does not say when
+        it was is of now."""
         if event.t > self.t:
             self.t = event.t
+        elif event.t < 0.0:
+            event = msgspec.structs.replace(event, t=self.t)
         if event.n > self.n:
             self.n = event.n
-        rule = RULES.get(type(event))
+        kind = type(event)
+        rule = RULES.get(kind)
         if rule is None:
             self.unknown += 1
-        else:
-            rule(self, event)
-            self._touch(event)
+            return
+        rule(self, event)
+        concern = _CONCERNS.get(kind, _concern_all)
+        if concern is not None:
+            concern(self, event)
 
-    def _touch(self, event: Any) -> None:
-        """Note whom the event concerned: what is known of all other arms is what it was."""
-        kind = type(event)
-        if kind is e.Sample:
-            running, span = self.running, self.span
-            if running is not None:
-                self._touch_arm(running.unit.arm, event.n)
-            if span is not None and (running is None or span.arm != running.unit.arm):
-                self._touch_arm(span.arm, event.n)
-            if span is not None and span.phase == "idle":
-                self.changed = event.n
-        elif kind in _OF_A_UNIT:
-            self._touch_arm(event.unit.arm, event.n)
-            if kind is e.UnitDone and event.unit.kind == "anchor":
-                self.changed = event.n
-        elif kind is not e.Beat and kind is not e.PhaseProgress:
-            self.changed = event.n
-            self._touch_arm(getattr(event, "arm", ""), event.n)
-
-    def _touch_arm(self, name: str, n: int) -> None:
+    def touch(self, name: str, n: int) -> None:
+        """Note that the event of this number was about the arm of this name."""
         arm = self.arms.get(name)
         if arm is not None:
             arm.changed = n
@@ -439,26 +572,73 @@ def fold(events: Iterable[e.Event | e.Unknown], state: State | None = None) -> S
 
 @lru_cache(maxsize=1)
 def layout() -> bytes:
-    """Four bytes that differ where key frames of another version cannot be gone on with: its fields, or its release."""
-    return zlib.crc32(__version__.encode() + msgspec.json.encode(msgspec.json.schema(State))).to_bytes(4, "little")
+    """Four bytes that differ where key frames of another version cannot be gone on with: its fields, the numbers that
+    say what lies in them, or its release."""
+    numbers = SAMPLE_BIN, BINS, NOTES, RATES, GROWING, TEXTS, SHORT, SLICE, SLICES, LEVELS
+    fields = msgspec.json.encode([msgspec.json.schema(kind) for kind in (State, Record, Chunk, Answer)])
+    return zlib.crc32(repr((__version__, numbers)).encode() + fields).to_bytes(4, "little")
+
+
+_encoder = msgspec.msgpack.Encoder()
 
 
 def encode(state: State) -> bytes:
-    """A key frame."""
-    return msgspec.msgpack.encode(state)
+    """The state as bytes."""
+    return _encoder.encode(state)
 
 
-def decode(frame: bytes) -> State:
-    """The state that a key frame holds.
+def decode(encoded: bytes) -> State:
+    """The state that was encoded.
 
     Raises:
         ValueError: it is torn, or of another version.
     """
     try:
         with uncollected():
-            return msgspec.msgpack.decode(frame, type=State)
+            return _decoder.decode(encoded)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ValueError(str(error)) from None
+
+
+def encode_shared(state: State) -> bytes:
+    """The state without its arms."""
+    return _encoder.encode(msgspec.structs.replace(state, arms={}))
+
+
+def encode_arm(arm: Arm) -> bytes:
+    """An arm as bytes. They are the same as long as `changed` is."""
+    return _encoder.encode(arm)
+
+
+def joined(shared: bytes, arms: Iterable[bytes]) -> State:
+    """The state of which these are the parts, the arms in their order.
+
+    Raises:
+        ValueError: they are torn, or of another version.
+    """
+    try:
+        with uncollected():
+            state = _decoder.decode(shared)
+            for each in map(_arm_decoder.decode, arms):
+                state.arms[each.id] = each
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ValueError(str(error)) from None
+    return state
+
+
+def canonical(state: State) -> bytes:
+    """The state as bytes that are the same wherever they are made: nothing is packed, for not every zlib packs alike;
+    and each number is in its own kind, whether a byte count came as a whole number or not."""
+    same = decode(encode(state))
+    for arm in same.arms.values():
+        arm.open_chunks(), arm.open_units(), arm.open_items()
+        for attempt in arm.attempts:
+            attempt.opened()
+    return encode(same)
+
+
+_decoder = msgspec.msgpack.Decoder(State)
+_arm_decoder = msgspec.msgpack.Decoder(Arm)
 
 
 @contextmanager
@@ -516,8 +696,12 @@ def _attempt(state: State, name: str, number: int) -> Attempt:
 
 def _attempt_of(state: State, unit: e.Unit) -> Attempt:
     """The attempt that a unit belongs to: an anchor's number is its round, whatever attempt holds the model."""
-    latest = _arm(state, unit.arm).attempt
-    return latest if unit.kind == "anchor" and latest is not None else _attempt(state, unit.arm, unit.attempt)
+    arm = state.arms.get(unit.arm)
+    if arm is not None and arm.attempts:
+        latest = arm.attempts[-1]
+        if latest.number == unit.attempt or unit.kind == "anchor":
+            return latest
+    return _attempt(state, unit.arm, unit.attempt)
 
 
 def _writer(state: State, event: e.SessionOpened | e.SessionResumed) -> None:
@@ -531,6 +715,7 @@ def _writer(state: State, event: e.SessionOpened | e.SessionResumed) -> None:
             state.arms[planned.id].plan = planned
         else:
             state.arms[planned.id] = Arm(plan=planned)
+        state.touch(planned.id, event.n)
     for text in event.notes:
         state.note(event.t, "warn", text)
 
@@ -544,6 +729,7 @@ def _resumed(state: State, event: e.SessionResumed) -> None:
     _leave(state, event.t, "")
     _writer(state, event)
     state.resumed.append(event.t)
+    state.differs += [(event.t, line) for line in event.changed]
     state.readings, state.pid = {}, None
     state.note(event.t, "info", "resumed: what is recorded is not repeated")
 
@@ -597,6 +783,8 @@ def _phase_started(state: State, event: e.PhaseStarted) -> None:
         attempt = _attempt(state, event.arm, event.attempt)
         if event.phase == "load":
             attempt.before = {k: v for k, v in state.readings.items() if k.startswith("gpu") and "used" in k}
+    elif event.phase == "anchor" and (latest := _arm(state, event.arm).attempt) is not None:
+        latest.opened()  # not amid its repetitions
 
 
 def _phase_progress(state: State, event: e.PhaseProgress) -> None:
@@ -605,10 +793,12 @@ def _phase_progress(state: State, event: e.PhaseProgress) -> None:
 
 def _phase_done(state: State, event: e.PhaseDone) -> None:
     _leave(state, event.t, "")
+    _pack(state, event.arm)
 
 
 def _phase_failed(state: State, event: e.PhaseFailed) -> None:
     _leave(state, event.t, event.error)
+    _pack(state, event.arm)
 
 
 def _ceiling(state: State, event: e.Ceiling) -> None:
@@ -626,64 +816,87 @@ def _kernel(state: State, event: e.KernelRate) -> None:
         attempt.kernels[event.type] = event
 
 
+_NO_ARMS = ("bandwidth", "idle", "paused")
+"""Phases whose readings say nothing of an arm: in "bandwidth" the memory is the probe's, the others are no arm's."""
+
+
 def _sample(state: State, event: e.Sample) -> None:
-    before, then = state.readings, state.readings_t
-    now, t = event.readings, event.t
-    elapsed = t - then if then is not None else 0.0
-    same = event.pid == state.pid
-    if elapsed > 0:
+    before, then, now, t = state.readings, state.readings_t, event.readings, event.t
+    found: list[tuple[str, float]] = []
+    if then is not None and (elapsed := t - then) > 0:
+        same = event.pid == state.pid
         for name, rate, is_engines in _RATES:
             new = now.get(name)
             if new is not None and (old := before.get(name)) is not None and new >= old and (same or not is_engines):
-                _add(state, rate, t, (new - old) / elapsed)
+                found.append((rate, (new - old) / elapsed))
     for name in LEVELS:
         if (new := now.get(name)) is not None:
-            _add(state, name, t, new)
-    gpus = {name: value for name, value in now.items() if name.startswith("gpu")}
+            found.append((name, new))
+    gpus = _of_gpus(now)
     if gpus:
-        for name, seen in (
-            ("gpu.util", highest(gpus, "util")),
-            ("gpu.power", total(gpus, "power")),
-        ):
-            if seen is not None:
-                _add(state, name, event.t, seen)
+        levels = ("gpu.util", highest(gpus, "util")), ("gpu.power", total(gpus, "power"))
+        found += [(name, seen) for name, seen in levels if seen is not None]
+    add_together(state.series, SAMPLE_BIN, t, found)
     if gpus or "package.energy" in now:
         _energy(state, event, before, then)
-    # In the phase "bandwidth" the memory is the probe's, and "idle" is no arm's.
-    span = state.span
-    measured = span is not None and span.phase not in ("bandwidth", "idle", "paused")
-    if measured and span is not None and (attempt := _arm(state, span.arm).attempt) is not None:
-        peak = attempt.peaks.get(span.phase)
-        if peak is None:
-            peak = attempt.peaks[span.phase] = Peak()
-        peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(gpus, "mem_used"))
-    running = state.running
-    if running is not None and event.t >= running.at:
-        if running.first_t is None:
-            running.first, running.first_t, running.first_tokens = dict(now), event.t, running.tokens
-        _sliced(state, running, event, gpus)
-    state.readings, state.readings_t, state.pid = now, event.t, event.pid
+    running, span = state.running, state.spans[-1] if state.spans else None
+    if span is not None and span.end is None:
+        if span.phase not in _NO_ARMS:
+            _peak(state, span, now, gpus)
+        if span.phase == "idle":
+            state.changed = event.n
+        if running is None or span.arm != running.unit.arm:
+            state.touch(span.arm, event.n)
+    if running is not None:
+        state.touch(running.unit.arm, event.n)
+        if t >= running.at:
+            if running.first_t is None:
+                running.first, running.first_t, running.first_tokens = now, t, running.tokens
+            _sliced(state, running, event, gpus)
+    state.readings, state.readings_t, state.pid = now, t, event.pid
+
+
+def _of_gpus(readings: dict[str, float]) -> dict[str, float]:
+    """The readings of GPUs. Most hosts without one are told by one look at all names together."""
+    if "gpu" not in "".join(readings):
+        return {}
+    return {name: value for name, value in readings.items() if name.startswith("gpu")}
+
+
+def _peak(state: State, span: Span, now: dict[str, float], gpus: dict[str, float]) -> None:
+    """The most memory in the phase under way."""
+    arm = state.arms.get(span.arm) or _arm(state, span.arm)
+    if not arm.attempts:
+        return
+    attempt = arm.attempts[-1]
+    peak = attempt.peaks.get(span.phase)
+    if peak is None:
+        peak = attempt.peaks[span.phase] = Peak()
+    peak.see(now.get("engine.rss"), now.get("engine.anonymous"), total(gpus, "mem_used") if gpus else None)
 
 
 def _sliced(state: State, running: Running, event: e.Sample, gpus: dict[str, float]) -> None:
     """Go on with the open slice of the unit under way, and end it once it is long enough."""
-    now = event.readings
-    for name, value in (_devices_seen(gpus) if gpus else {}).items():
-        running.open[name] = running.open.get(name, 0.0) + value
+    if gpus:
+        for name, value in _devices_seen(gpus).items():
+            running.open[name] = running.open.get(name, 0.0) + value
     running.open_samples += 1
     if running.edge_t is None:
-        running.edge, running.edge_t = dict(now), event.t
+        running.edge, running.edge_t = event.readings, event.t
     elif event.t - running.edge_t >= SLICE:
-        _slice(state, running, now, event.t)
+        _slice(state, running, event.readings, event.t)
 
 
 def growth(before: dict[str, float], now: dict[str, float]) -> tuple[float | None, ...]:
     """By how much the counters of GROWING grew; one that is missing, or went back, is not known."""
     found: list[float | None] = []
     for name in GROWING:
-        new, old = now.get(name), before.get(name)
-        grew = new - old if new is not None and old is not None and new >= old else None
-        found.append(grew or (None if grew is None else 0.0))  # one and the same 0.0: most counters do not grow
+        new = now.get(name)
+        old = None if new is None else before.get(name)
+        if new is None or old is None or new < old:
+            found.append(None)
+        else:
+            found.append(float(new - old) or 0.0)  # one and the same 0.0: most counters do not grow
     return tuple(found)
 
 
@@ -700,14 +913,18 @@ def _slice(state: State, running: Running, now: dict[str, float], t: float) -> N
     assert running.edge_t is not None
     grown = growth(running.edge, now)
     made = Slice(running.at, running.unit.kind, running.edge_t, t, 0.0, grown, running.open, running.open_samples)
-    running.edge, running.edge_t, running.open, running.open_samples = dict(now), t, {}, 0
-    slices = _attempt_of(state, running.unit).slices
+    running.edge, running.edge_t, running.open, running.open_samples = now, t, {}, 0
+    slices = _attempt_of(state, running.unit).opened().slices
     slices.append(made)
     if len(slices) > SLICES:
         _thin(slices)
     waiting, running.untaken = running.untaken, []
-    for stretch in waiting:
-        _take(slices, running, *stretch)
+    begun = made.start
+    for begin, end, tokens in waiting:
+        if begun <= begin < end <= t and slices[-1] is made:
+            made.tokens += tokens * (end - begin) / (end - begin)  # rounded as `_take` rounds it
+        else:
+            _take(slices, running, begin, end, tokens)
 
 
 def _thin(slices: list[Slice]) -> None:
@@ -733,6 +950,8 @@ def _take(slices: list[Slice], running: Running, begin: float, end: float, token
     if end > edge:
         since = begin if begin > edge else edge
         running.untaken.append((since, end, tokens * (end - since) / (end - begin) if end > begin else tokens))
+    if begin >= edge:
+        return
     for one in reversed(slices):
         if one.at != at or one.end <= begin:
             return
@@ -799,9 +1018,8 @@ def _energy(state: State, event: e.Sample, before: dict[str, float], then: float
 
 
 def _add(state: State, name: str, t: float, value: float) -> None:
-    try:
-        series = state.series[name]
-    except KeyError:
+    series = state.series.get(name)
+    if series is None:
         series = state.series[name] = Series(width=SAMPLE_BIN)
     series.add(t, value)
 
@@ -811,30 +1029,47 @@ def _unit_started(state: State, event: e.UnitStarted) -> None:
 
 
 def _tokens(state: State, event: e.Tokens) -> None:
-    unit, count, ns = event.unit, len(event.ns), sum(event.ns)
+    unit, each, t = event.unit, event.each, event.t
+    count, ns = len(each), sum(each)
     attempt = _attempt_of(state, unit)
+    state.touch(unit.arm, event.n)
+    record = attempt.record
+    if isinstance(record, bytes):
+        record = attempt.opened()
     if unit.kind == "decode":
-        add, at = attempt.rate.add, attempt.tokens
-        for place, each in enumerate(event.ns, at):
-            if each > 0:
-                add(float(place), 1e9 / each)
-        attempt.tokens = at + count
+        _rates(record.rate, attempt.tokens, each)
+        attempt.tokens += count
     running = state.running
     if running is not None and running.unit == unit:
-        begin = running.at + running.ns / 1e9
+        at = running.at
+        begin = at + running.ns / 1e9
         running.tokens += count
         running.ns += ns
-        _take(attempt.slices, running, begin, running.at + running.ns / 1e9, float(count))
+        _take(record.slices, running, begin, at + running.ns / 1e9, float(count))
         if running.ns > 0 and unit.kind != "task":
-            _add(state, "decode.tok_s", event.t, count * 1e9 / max(1, ns))
+            _add(state, "decode.tok_s", t, count * 1e9 / (ns if ns > 1 else 1))
+
+
+def _rates(series: Series, first: int, each: tuple[int, ...]) -> None:
+    """tok/s of tokens that took so many ns each, from place `first` on; one that took none has no rate."""
+    if not each or min(each) > 0:
+        series.add_run(first, [1e9 / ns for ns in each])
+        return
+    for place, ns in enumerate(each, first):
+        if ns > 0:
+            series.add(float(place), 1e9 / ns)
 
 
 def _perplexity(state: State, event: e.Perplexity) -> None:
     arm = _arm(state, event.unit.arm)
     arm.chunks_planned = event.chunks
-    known, exact, rows = event.chunk in arm.chunks, event.against, event.diverged
+    if not event.sound:
+        state.note(event.t, "bad", f"{event.unit.arm}: chunk {event.chunk} is left out: its sums are beyond all bounds")
+        return
+    chunks = arm.open_chunks()
+    known, exact, rows = event.chunk in chunks, event.against, event.diverged
     kld = rows.kld / event.scored if rows is not None else None
-    arm.chunks[event.chunk] = Chunk(event.scored, event.nll, event.nll2, event.at, event.ns, kld)
+    chunks[event.chunk] = Chunk(event.scored, event.nll, event.nll2, event.at, event.ns, kld)
     if known:  # a unit that was done again: the same figures
         return
     if exact is not None:
@@ -850,19 +1085,20 @@ def _perplexity(state: State, event: e.Perplexity) -> None:
 
 def _item(state: State, event: e.Item) -> None:
     arm, unit = _arm(state, event.unit.arm), event.unit
-    if event.form not in ("chat", "plain") and not any(event.form == one.form for one in arm.items.values()):
+    items = arm.open_items()
+    if event.form not in ("chat", "plain") and not any(event.form == one.form for one in items.values()):
         state.note(event.t, "info", f"{unit.arm}: prompts are given as plain text: {event.form}", unit.arm)
     asked = state.settings.thinking and event.form == "chat" and event.switched is None
-    if asked and not any(one.form == "chat" for one in arm.items.values()):
+    if asked and not any(one.form == "chat" for one in items.values()):
         text = f"{unit.arm}: its chat template has no switch for thinking: it thinks or not as it is"
         state.note(event.t, "warn", text, unit.arm)
     key = f"{unit.task}/{unit.item}"
-    before = arm.items.get(key)
+    before = items.get(key)
     arm.texts -= len(before.text) if before else 0
     text = event.answer if arm.texts + len(event.answer) <= TEXTS else event.answer[:SHORT]
     arm.texts += len(text)
     arm.items_planned[unit.task] = event.items
-    arm.items[key] = Answer(
+    items[key] = Answer(
         unit, text, event.correct, event.expected, event.stopped, event.tokens, event.prompt_tokens, event.ns, event.at,
         event.prompt, event.form, event.file, event.offset, event.group, event.chosen, event.logs, event.parsed,
         event.valid, event.spans, event.thought,
@@ -884,7 +1120,7 @@ def _unit_disturbed(state: State, event: e.UnitDisturbed) -> None:
 def _unit_done(state: State, event: e.UnitDone) -> None:
     unit = event.unit
     arm, attempt = _arm(state, unit.arm), _attempt_of(state, unit)
-    arm.units[unit.id] = event.t
+    arm.open_units()[unit.id] = event.t
     running = state.running if state.running is not None and state.running.unit == unit else None
     disturbed = running is not None and running.disturbed
     at = event.at
@@ -892,25 +1128,36 @@ def _unit_done(state: State, event: e.UnitDone) -> None:
         # What was seen of it goes by when it was said to begin, a moment before its clock was read.
         at = running.at
         _close(state, running)
-    if unit.kind in ("prompt", "decode", "anchor") and not disturbed:
+    record = attempt.opened()
+    if unit.kind in ("prompt", "decode", "anchor") and not disturbed and event.tokens and event.ns:
         done = Repetition(unit, at, event.tokens, event.ns, event.counters)
         if unit.kind == "anchor":
             arm.anchor.append(done)
         elif unit.depth == state.settings.depths[0]:
-            attempt.repetitions(unit.kind).append(done)
+            (record.prompt if unit.kind == "prompt" else record.decode).append(done)
         else:
-            attempt.deeper.append(done)
+            record.deeper.append(done)
         if unit.kind == "prompt":
             _add(state, "prompt.tok_s", event.t, event.tokens * 1e9 / event.ns)
     if unit.kind not in ("prompt", "decode"):
-        attempt.slices = [one for one in attempt.slices if one.at != at]
+        record.slices = [one for one in record.slices if one.at != at]
     attempt.peaks.setdefault(unit.kind, Peak()).see(event.counters.rss, event.counters.anonymous)
     state.running = None
+    if state.phase != "anchor":
+        _pack(state, unit.arm)
+
+
+def _pack(state: State, name: str) -> None:
+    """Make small what is known of an arm, where it is over."""
+    arm = state.arms.get(name)
+    if arm is not None:
+        arm.pack()
 
 
 def _arm_done(state: State, event: e.ArmDone) -> None:
     _leave(state, event.t, "")
     _attempt(state, event.arm, event.attempt).done = True
+    _pack(state, event.arm)
     state.skips = [name for name in state.skips if name != event.arm]
     state.note(event.t, "ok", f"{event.arm} done", event.arm)
 
@@ -919,6 +1166,7 @@ def _arm_failed(state: State, event: e.ArmFailed) -> None:
     if state.span is None or state.span.arm == event.arm:  # one that is skipped may not be the one under way
         _leave(state, event.t, event.error)
     _attempt(state, event.arm, event.attempt).failed = event
+    _pack(state, event.arm)
     state.skips = [name for name in state.skips if name != event.arm]
     level = "info" if event.outcome == "skipped" else "bad"
     state.note(event.t, level, f"{event.arm} {event.outcome}: {event.error}", event.arm)
@@ -972,7 +1220,34 @@ def _closed(state: State, event: e.SessionClosed) -> None:
     state.note(event.t, "ok" if event.outcome == "ok" else "warn", text.get(event.outcome, event.outcome))
 
 
-_OF_A_UNIT = (e.UnitStarted, e.Tokens, e.Perplexity, e.Item, e.UnitDisturbed, e.UnitDone)
+def _concern_unit(state: State, event: Any) -> None:
+    state.touch(event.unit.arm, event.n)
+
+
+def _concern_done(state: State, event: e.UnitDone) -> None:
+    state.touch(event.unit.arm, event.n)
+    if event.unit.kind == "anchor":
+        state.changed = event.n
+
+
+def _concern_all(state: State, event: Any) -> None:
+    state.changed = event.n
+    state.touch(getattr(event, "arm", ""), event.n)
+
+
+_CONCERNS: dict[type, Callable[[State, Any], None] | None] = {
+    e.UnitStarted: _concern_unit,
+    e.Perplexity: _concern_unit,
+    e.Item: _concern_unit,
+    e.UnitDisturbed: _concern_unit,
+    e.UnitDone: _concern_done,
+    e.Sample: None,
+    e.Tokens: None,
+    e.PhaseProgress: None,
+    e.Beat: None,
+}
+"""Whom an event concerns: what is known of all other arms is what it was. Those that are not named may concern all;
+None: its rule tells, or nobody."""
 
 RULES: dict[type, Callable[[State, Any], None]] = {
     e.SessionOpened: _opened,

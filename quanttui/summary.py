@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from quanttui import session
 from quanttui.decide import paired
 from quanttui.diagnosis import ceilings, drift, taint, thresholds, verdicts, windows
 from quanttui.diagnosis.case import Verdict
 from quanttui.diagnosis.taint import Clean
 from quanttui.events import Build, Host, TensorGroup
-from quanttui.format import clean, significant
+from quanttui.format import clean, clock, significant
 from quanttui.state import Arm, Attempt, Repetition, Span, State
 from quanttui.stats import divergence, sequential
 from quanttui.stats.intervals import mean_sd, median, paired_ratio, wilson
@@ -27,6 +28,9 @@ REPETITIONS = 8
 
 PRECISE = 12
 """About so many repetitions bring the interval of tok/s within 1 %, at a spread of 0.5 %."""
+
+AGAIN = "a key was answered, or a suspend"
+"""Why a repetition was done again."""
 
 AGREE = 1.25
 """Two runs agree when the faster one's median is at most this many times the slower one's: adjacent clean runs differed
@@ -39,7 +43,8 @@ class Speed(msgspec.Struct, frozen=True):
     `tok_s` and `sd` are llama-bench's avg_ts and stddev_ts: mean and standard deviation (n - 1) of the rates of the `n`
     repetitions. `radius`: half-width of the 95 % confidence sequence of the mean, None below five repetitions, and
     where it would reach below 0. `gb_s` (1e9 bytes per second) is active bytes x tok_s, `mbu` that over the ceiling: of
-    decode only, and None where the cache holds the weights. `clean` is the speed outside of re-reading and CPU
+    decode only, and None where the cache holds the weights. `breaks`: session times at which the sweep was resumed
+    between two of the repetitions. `clean` is the speed outside of re-reading and CPU
     contention, None where there was neither, nothing else, or something else that contaminated all of it.
     """
 
@@ -51,6 +56,7 @@ class Speed(msgspec.Struct, frozen=True):
     mbu: float | None = None
     radius: float | None = None
     clean: Clean | None = None
+    breaks: tuple[float, ...] = ()
 
 
 class Depth(msgspec.Struct, frozen=True):
@@ -293,12 +299,19 @@ def summarize(state: State, over: bool = False, known: Known | None = None) -> S
         model=clean(state.model),
         host=state.host,
         build=state.build,
-        notes=(*(clean(note) for note in state.opened.notes), *ghosts(state), *twins(state)) if state.opened else (),
+        notes=_notes(state),
         base=base.id if base else "",
         arms=arms,
         floor=drift.floor(state),
         thriftiest=_thriftiest(arms),
     )
+
+
+def _notes(state: State) -> tuple[str, ...]:
+    """What is to be known of the session as a whole: first whether all of it could be read."""
+    newer = session.newer(state)
+    told = (*map(clean, state.opened.notes), *differs(state), *ghosts(state), *twins(state)) if state.opened else ()
+    return (newer, *told) if newer else told
 
 
 def _thriftiest(arms: Sequence[ArmSummary]) -> str:
@@ -310,6 +323,21 @@ def _thriftiest(arms: Sequence[ArmSummary]) -> str:
 
 def _counts(arm: ArmSummary) -> bool:
     return arm.outcome == "ok" and arm.energy is not None and not arm.energy.tainted
+
+
+def differs(state: State) -> tuple[str, ...]:
+    """A line about each thing that was another one when the sweep was gone on with all the same."""
+    return tuple(f"resumed at {clock(t)} with a change: {clean(line)}" for t, line in state.differs)
+
+
+def broken(speed: Speed | None) -> str:
+    """That a speed's repetitions lie on both sides of a break, "" where they do not."""
+    if speed is None or not speed.breaks:
+        return ""
+    when = f"a break at {clock(speed.breaks[0])}"
+    if len(speed.breaks) > 1:
+        when = f"{len(speed.breaks)} breaks, at {', '.join(map(clock, speed.breaks))}"
+    return f"measured across {when}: resumed between its repetitions"
 
 
 def ghosts(state: State) -> tuple[str, ...]:
@@ -365,7 +393,7 @@ def _arm(
         tensor_types={clean(name, 40): count for name, count in file.tensor_types.items()} if file else {},
         label_note=clean(file.label_note) if file else "",
         settings=_settings(state, arm),
-        prompt=_prompt(arm),
+        prompt=_prompt(state, arm),
         decode=_decode(state, arm, judged),
         perplexity=_quality(state, arm, outcome),
         delta=_delta(state, arm, base),
@@ -408,7 +436,7 @@ def _bytes(arm: Arm) -> int | None:
 
 
 def _outcome(arm: Arm, over: bool) -> tuple[str, str]:
-    outcome = arm.outcome
+    outcome = clean(arm.outcome, 20)
     if over and outcome == "running":
         return "interrupted", "the sweep ended before this arm did: go on with quanttui run --resume"
     if over and outcome == "planned":
@@ -437,12 +465,15 @@ def _settings(state: State, arm: Arm) -> dict[str, int | str | bool | None]:
     }
 
 
-def _speed(done: list[Repetition]) -> Speed:
+def _speed(done: list[Repetition], resumed: Sequence[float] = ()) -> Speed:
+    """The speed over these repetitions; `resumed`: when the sweep was gone on with."""
     rates = [one.tok_s for one in done]
     mean, sd = mean_sd(rates)
     radius = mean_sequence(rates, tuned_for=REPETITIONS).radius
     known = radius is not None and radius < mean
-    return Speed(tok_s=mean, tok_s_median=median(rates), sd=sd, n=len(rates), radius=radius if known else None)
+    begun = [one.at for one in done]
+    breaks = tuple(t for t in resumed if min(begun) < t <= max(begun))
+    return Speed(mean, median(rates), sd, len(rates), radius=radius if known else None, breaks=breaks)
 
 
 def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:
@@ -456,8 +487,8 @@ def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:
             found.append(
                 Depth(
                     depth,
-                    _speed(prompt) if prompt else None,
-                    _speed(decode) if decode else None,
+                    _speed(prompt, state.resumed) if prompt else None,
+                    _speed(decode, state.resumed) if decode else None,
                     _is_tainted_at(state, arm, attempt, "prompt", depth),
                     _is_tainted_at(state, arm, attempt, "decode", depth),
                 )
@@ -469,9 +500,9 @@ def _is_tainted_at(state: State, arm: Arm, attempt: Attempt, kind: str, depth: i
     return any(one.kind == "contaminated" for one in verdicts.at_depth(state, arm, attempt, kind, depth))
 
 
-def _prompt(arm: Arm) -> Speed | None:
+def _prompt(state: State, arm: Arm) -> Speed | None:
     attempt = windows.latest(arm, "prompt")
-    return _speed(attempt.prompt) if attempt else None
+    return _speed(attempt.prompt, state.resumed) if attempt else None
 
 
 _OUTSIDE = ("swap-contaminated", "page-in-thrash", "cpu-contention", "settling")
@@ -482,7 +513,7 @@ def _decode(state: State, arm: Arm, judged: Iterable[Verdict]) -> Speed | None:
     attempt = windows.latest(arm, "decode")
     if attempt is None:
         return None
-    speed = _speed(attempt.decode)
+    speed = _speed(attempt.decode, state.resumed)
     against = windows.bounds(state, arm, attempt, "decode")
     if against is None or against.active <= 0:
         return speed
@@ -629,7 +660,7 @@ def _reproduced(arm: Arm, is_tainted: bool) -> str:
 def _attempt_words(attempt: Attempt, rate: float | None) -> str:
     if rate is not None:
         return f"{significant(rate)} tok/s"
-    return attempt.failed.outcome if attempt.failed else "no decode"
+    return clean(attempt.failed.outcome, 20) if attempt.failed else "no decode"
 
 
 # How long the rest will take.
@@ -855,7 +886,7 @@ def _timed_share(state: State, attempt: Attempt, kind: str, here: bool, units: i
     In a sequential sweep a test that is not under way is over as soon as it has repetitions.
     """
     depths, wanted = state.settings.depths, units or state.settings.repetitions
-    counts = [len(attempt.at_depth(kind, depth)) for depth in depths]
+    counts = [attempt.count(kind, depth) for depth in depths]
     begun = max((place for place, count in enumerate(counts) if count), default=-1)
     running = state.running.unit if state.running else None
     if here and running is not None and running.kind == kind and running.depth in depths:

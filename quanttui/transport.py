@@ -25,8 +25,9 @@ SLOWEST, FASTEST = 0.25, 64.0
 APART = 1e-3
 """Seconds: edges nearer than this to the cursor are where it stands."""
 
-_STRETCH = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_NUMBER = r"(\d{1,9}(?:\.\d{1,30})?)"
+_STRETCH = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?")
+_CLOCK = re.compile(rf"(?:(\d{{1,9}}):)?(\d{{1,9}}):{_NUMBER}")
 
 
 class Cursor(msgspec.Struct, frozen=True):

@@ -5,7 +5,9 @@ Tests run on several cores at once, file by file (pytest-xdist); those marked `a
 
 from __future__ import annotations
 
+import itertools
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,12 +15,17 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+PLACE = tempfile.TemporaryDirectory(prefix="quanttui-lock-")
+NUMBERS = itertools.count()
+"""Every test has the machine's lock for sweeps in a folder of its own: others are those of other tests, of other
+workers, and of who sits here."""
 LOCKS = CHECKOUT / ".pytest_cache" / "machine"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Fixtures of any scope are made within: they measure, too."""
+    os.environ["QUANTTUI_LOCK_DIR"] = os.path.join(PLACE.name, str(next(NUMBERS)))
     with _machine(item.get_closest_marker("alone") is not None):
         return (yield)
 

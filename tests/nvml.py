@@ -126,7 +126,7 @@ class FakeNvml:
         return SimpleNamespace(isSupportedDevice=int(self.gpm))
 
     def _nvmlGpmSampleAlloc(self) -> Any:
-        place = 4096 * (1 + len(self.taken))
+        place = 4096 + max(self.taken, default=0)
         self.taken[place] = 0
         return ctypes.cast(place, pynvml.c_nvmlGpmSample_t)
 

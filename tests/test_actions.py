@@ -309,7 +309,7 @@ def test_requests_that_make_no_sense_are_refused_once_with_a_reason_and_change_n
     gate.on.set()
     assert run.ended() == "ok"
     taken = controls(bench)
-    assert len(taken) == len(wrong) + 7 and all(one.refused for one in taken)
+    assert len(taken) == len(wrong) + 6 and all(one.refused for one in taken)
     refused = [text for text in notes(bench) if text.startswith("refused: ")]
     assert len(refused) == len(taken)
     assert any("did you mean pause" in text for text in refused)

@@ -61,7 +61,7 @@ def taking_turns(ours: Sequence[float], theirs: Sequence[float], order: str) -> 
     for name, rates in (("A", theirs), ("B", ours)):
         places = [at for at, letter in enumerate(order) if letter == name]
         units = [e.Unit(arm=name, kind="decode", index=index) for index in range(len(places))]
-        state.arms[name].attempts[-1].decode = [
+        state.arms[name].attempts[-1].opened().decode = [
             fold.Repetition(unit, float(at), 32, round(32e9 / rate), e.Counters())
             for unit, rate, at in zip(units, rates, places, strict=True)
         ]
@@ -143,7 +143,7 @@ def test_an_arm_that_has_not_decoded_has_no_ratio_and_says_so() -> None:
 def test_only_chunks_that_both_have_scored_are_paired(first: set[int], other: set[int]) -> None:
     state = builders.state(*ARMS[:2])
     for name, kept in (("Q8_0", first), ("Q4_K_M", other)):
-        state.arms[name].chunks = {k: one for k, one in state.arms[name].chunks.items() if k in kept}
+        state.arms[name].scores = {k: one for k, one in state.arms[name].chunks.items() if k in kept}
     found = compare.of(of(state, "Q8_0", "Q4_K_M")).against[0]
     common = [k for k in state.arms["Q8_0"].chunks if k in first & other]
     if not common:
@@ -238,7 +238,7 @@ def test_answers_part_before_a_word_and_never_within_a_sign(a: str, b: str, plac
 
 def test_flipped_items_come_first_then_those_that_differ() -> None:
     state = builders.state(*ARMS[:2])
-    first, other = state.arms["Q8_0"].items, state.arms["Q4_K_M"].items
+    first, other = state.arms["Q8_0"].open_items(), state.arms["Q4_K_M"].open_items()
     for item, ours, theirs in (
         ("same", answer("7", True), answer("7", True)),
         ("differs", answer("7", True), answer("7.", True)),
@@ -424,7 +424,7 @@ def hostile() -> Comparison:
     state = builders.state(*arms, host=builders.host(name=HOSTILE[0], cpu=HOSTILE[4]))
     for place, arm in enumerate(state.arms.values()):
         for index, text in enumerate(HOSTILE):
-            arm.items[f"{text}/{index}"] = answer(f"{text} {text if place else ''}", bool(place))
+            arm.open_items()[f"{text}/{index}"] = answer(f"{text} {text if place else ''}", bool(place))
     other = builders.state(builders.Arm("Q4_K_M", id=HOSTILE[2]), host=builders.host(name=HOSTILE[5]))
     return compare.of([*of(state, session=HOSTILE[0]), *of(other, session=HOSTILE[1])])
 
@@ -432,9 +432,9 @@ def hostile() -> Comparison:
 def plain() -> Comparison:
     state = builders.state(*ARMS)
     for index in range(9):
-        state.arms["Q8_0"].items[f"prompts/{index}"] = answer("The answer is 7, of course.", True)
+        state.arms["Q8_0"].open_items()[f"prompts/{index}"] = answer("The answer is 7, of course.", True)
         right = index % 2 == 0
-        state.arms["Q4_K_M"].items[f"prompts/{index}"] = answer(f"The answer is {7 if right else 8}.", right)
+        state.arms["Q4_K_M"].open_items()[f"prompts/{index}"] = answer(f"The answer is {7 if right else 8}.", right)
     return compare.of(of(state))
 
 

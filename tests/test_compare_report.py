@@ -174,7 +174,7 @@ def test_answers_are_held_against_one_another_as_the_study_has_them() -> None:
 def test_answers_to_other_words_are_counted_and_not_paired() -> None:
     a, b = one(*ARMS, session="a"), one(*ARMS, session="b")
     item = b.state.arms["F16"].items["prompts/i3"]
-    b.state.arms["F16"].items["prompts/i3"] = msgspec.structs.replace(item, prompt="other words")
+    b.state.arms["F16"].open_items()["prompts/i3"] = msgspec.structs.replace(item, prompt="other words")
     found = made(a, b)
     assert compare.shifts(found[0])[0].n == 29
     assert "B:F16 against A:F16: 2 answers have none to the same words" in told.report(found)
@@ -183,7 +183,7 @@ def test_answers_to_other_words_are_counted_and_not_paired() -> None:
 def test_entities_are_compared_by_their_pooled_f1() -> None:
     here = one(*ARMS)
     for name, spans in (("F16", (3, 1, 0)), ("Q8_0", (2, 2, 1)), ("Q2_K", (0, 4, 3))):
-        items = here.state.arms[name].items
+        items = here.state.arms[name].open_items()
         for key, answer in items.items():
             items[key] = msgspec.structs.replace(answer, spans=spans, correct=False)
     shifts = {each.name: each for each in compare.shifts(made(here)[0])}

@@ -229,7 +229,7 @@ def test_settings_carry_every_key_that_is_measured_with(tmp_path: Path) -> None:
     settings = msgspec.to_builtins(config.settings(config.load(file=file, environment={})))
     default = msgspec.to_builtins(config.settings(Config()))
     same = {key for key in settings if settings[key] == default[key]}
-    assert same == {"text_sha256", "prompts_sha256", "digests", "order"}
+    assert same == {"text_sha256", "prompts_sha256", "kld_base_sha256", "digests", "order"}
     assert settings["context"] == OTHER["ctx"][1]
 
 

@@ -61,7 +61,7 @@ def test_what_is_recorded_is_not_missing_and_the_rest_is(chunks: int, done: set[
     arm = Arm(plan=e.PlannedArm(id="A", quant="Q8_0"))
     units = plan.groups(e.Settings(), chunks, "A")
     recorded = [unit for index, unit in enumerate(units) if index in done]
-    arm.units = {unit.id: 0.0 for unit in recorded}
+    arm.recorded = {unit.id: 0.0 for unit in recorded}
     assert plan.missing(units, arm) == [unit for unit in units if unit not in recorded]
 
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quanttui.series import BINS, Series, column_width
+from quanttui.series import BINS, Series, add_together, column_width
 
 POINTS = st.lists(st.tuples(st.floats(0, 5e5), st.floats(-1e6, 1e6)), min_size=1, max_size=200)
 
@@ -50,3 +50,35 @@ def test_columns_cover_the_span_with_whole_bins(span: float, columns: int) -> No
     width = column_width(span, columns, 0.5)
     assert width * columns >= span
     assert math.log2(width / 0.5).is_integer()
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), max_size=30), st.integers(0, 5), st.lists(st.lists(st.floats(0, 1e6)), max_size=6),
+    st.integers(0, 4), st.booleans(),
+)  # fmt: skip
+def test_a_run_is_taken_as_its_values_are_one_by_one(
+    before: list[float], gap: int, runs: list[list[float]], doubled: int, far: bool
+) -> None:
+    """To the last bit, over the edges of bins, after a gap, and where the series halves."""
+    one, two = Series(width=2.0**doubled), Series(width=2.0**doubled)
+    for series in (one, two):
+        for x, value in enumerate(before):
+            series.add(float(x), value)
+    first = len(before) + gap + (int(BINS * 2.0**doubled) - 20 if far else 0)
+    for run in runs:
+        one.add_run(first, run)
+        for x, value in enumerate(run, first):
+            two.add(float(x), value)
+        first += len(run)
+    assert one == two
+
+
+@given(st.lists(st.tuples(st.floats(0, 5e3), st.dictionaries(st.sampled_from("abc"), st.floats(-1e6, 1e6)))))
+def test_values_that_come_together_are_taken_as_they_are_one_by_one(rows: list[tuple[float, dict[str, float]]]) -> None:
+    one: dict[str, Series] = {}
+    two: dict[str, Series] = {}
+    for x, row in rows:
+        add_together(one, 0.5, x, row.items())
+        for name, value in row.items():
+            two.setdefault(name, Series(width=0.5)).add(x, value)
+    assert one == two

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import builders
 import msgspec
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from quanttui import events as e
 from quanttui import state as fold
+from quanttui.packed import Packed
+from quanttui.summary import summarize
 
 HOST = e.Host(name="h", os="o", cpu="c", cores=2, threads=2, memory=2**34)
 BUILD = e.Build(quanttui="0", llama_cpp_python="0", llama_cpp="0", gpu_offload=False)
@@ -195,3 +198,108 @@ def test_ever_more_slices_are_joined_and_lose_nothing() -> None:
     assert sum(piece.grew("engine.cpu") for piece in attempt.slices) == pytest.approx(1.8 * covered)
     assert sum(piece.tokens for piece in attempt.slices) == pytest.approx(2.0 * covered, rel=1e-3)
 
+
+
+# --- what stays small -----------------------------------------------------------------------------------------------
+
+LOGS = (
+    builders.events(
+        builders.Arm("Q8_0", again=(12.0, 14.0), tokens=64, disturbed=1),
+        builders.Arm("Q5_K_M", tok_s=3.0, swap=0.021),
+        builders.Arm("Q4_K_M", fails="crashed"),
+        builders.Arm("Q2_K", gpu={"power": 90.0, "clock": 1.2e9, "clock_max": 2e9}, gpu_layers=23),
+        closed=None,
+    ),
+    builders.deciding(anchored=True),
+    builders.events(
+        builders.Arm("F16", answers={"i1": ("seven", True), "i2": ("eight", False)}, kld=0.001),
+        builders.Arm("Q4_K_M", answers={"i1": ("six", False)}, again=(9.0,), kld=0.02),
+        settings=builders.settings(tasks=("speed", "ppl", "kld", "prompts")),
+    ),
+)
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_packed_arm_says_what_it_said(log: list[e.Event]) -> None:
+    """Of every record, and of the summary: whether arms are packed makes no difference to anybody."""
+    state, looked = fold.State(), 0
+    for event in log:
+        state.apply(event)
+        if not isinstance(event, e.ArmDone | e.ArmFailed | e.PhaseDone):
+            continue
+        looked += 1
+        plain = fold.decode(fold.canonical(state))
+        for mine, other in zip(state.arms.values(), plain.arms.values(), strict=True):
+            if mine.outcome not in ("planned", "running"):
+                assert all(isinstance(one, Packed) for one in (mine.scores, mine.recorded, mine.answers))
+            assert list(mine.chunks.items()) == list(other.chunks.items()) and len(mine.chunks) == len(other.chunks)
+            assert list(mine.items.items()) == list(other.items.items()) and list(mine.units) == list(other.units)
+            assert mine.perplexity() == other.perplexity()
+            for one, two in zip(mine.attempts, other.attempts, strict=True):
+                assert not isinstance(two.record, bytes)
+                assert isinstance(one.record, bytes) or mine.outcome == "running"
+                assert msgspec.msgpack.encode(one.known) == msgspec.msgpack.encode(two.record)
+                assert one.best_clock == two.best_clock
+                for kind, depth in itertools.product(("prompt", "decode"), state.settings.depths):
+                    assert one.count(kind, depth) == len(two.at_depth(kind, depth))
+        assert summarize(state) == summarize(plain)
+    assert looked > 10
+
+
+def test_what_is_added_to_a_packed_record_stays_in_it_alone() -> None:
+    """A round of the anchor opens a record that is packed already: nobody who looked at it before sees that."""
+    attempt = fold.fold(LOGS[0]).arms["Q8_0"].attempts[0]
+    assert isinstance(attempt.record, bytes)
+    packed, before = attempt.record, len(attempt.slices)
+    attempt.opened().slices.append(attempt.slices[0])
+    assert len(attempt.slices) == before + 1 and len(fold._records.get(packed).slices) == before
+    attempt.pack()
+    assert len(attempt.slices) == before + 1 and attempt.record != packed
+
+
+def test_a_packed_arm_takes_a_fifth_of_the_memory() -> None:
+    """An hour's decoding: 70 repetitions, and as many stretches of them as are kept."""
+    arm = builders.Arm("Q8_0", tok_s=20.0, tokens=1024, repetitions=70, chunks=0)
+    log = builders.events(arm, settings=builders.settings(prompt=0, tasks=("speed",)))
+    packed = fold.fold(log).arms["Q8_0"].attempts[0].record
+    assert isinstance(packed, bytes)
+    tracemalloc.start()
+    try:
+        record = fold._records.fresh(packed)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(record.slices) > 500 and len(packed) < held / 5
+
+
+def test_what_all_arms_share_does_not_grow_with_time() -> None:
+    """A week of readings, beats, notes and tokens takes as many bytes as a day of them."""
+    def after(count: int) -> int:
+        state = fold.State()
+        for n in range(count):
+            t = 604_800 * n / 40_000
+            readings = {"mem.used": 1e9 + n, "engine.rss": 2e9 + n, "swap.in": 1e6 * n, "engine.read": 3e6 * n}
+            state.apply(e.Sample(n=n, t=t, readings=readings, pid=7))
+            state.apply(e.Beat(n=n, t=t, wall=t))
+            state.apply(e.ProbeLost(n=n, t=t, probe="rapl", why="gone"))
+            state.apply(e.ProbeFound(n=n, t=t, probe="rapl"))
+        return len(fold.encode_shared(state))
+
+    assert after(40_000) < 1.1 * after(6_000)
+
+
+def test_the_layout_tells_what_lies_in_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of other fields, other counters, or other widths are made again, not misread."""
+    known = {fold.layout()}
+    for name, value in (("GROWING", (*fold.GROWING, "psi.io.some")), ("SLICES", 512), ("__version__", "0.0.1")):
+        with monkeypatch.context() as patched:
+            patched.setattr(fold, name, value)
+            fold.layout.cache_clear()
+            known.add(fold.layout())
+    fields = msgspec.defstruct("Record", [("prompt", list[int])])
+    with monkeypatch.context() as patched:
+        patched.setattr(fold, "Record", fields)
+        fold.layout.cache_clear()
+        known.add(fold.layout())
+    fold.layout.cache_clear()
+    assert len(known) == 5

@@ -83,7 +83,7 @@ def engines(folder: Path) -> list[psutil.Process]:
 def qualities(folder: Path) -> dict[str, object]:
     state = session.load(folder)
     return {arm.id: arm.perplexity() for arm in state.arms.values()} | {
-        path.name: path.read_bytes() for path in (folder / "raw").iterdir()
+        path.name: path.read_bytes() for path in (folder / "raw").iterdir() if path.suffix != ".tokens"
     }
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from quanttui import session
 from quanttui.engine import protocol, scripted
 from quanttui.engine.process import Engine
 from quanttui.errors import UserError
-from quanttui.measure import tasks, thought
+from quanttui.measure import counters, tasks, thought
 from quanttui.measure.counters import Meter
 from quanttui.measure.speed import Clock, TokenArray
-from quanttui.measure.tasks import Item, Message, Task, checks, templates
-from quanttui.measure.tasks.choose import Choosing, Weighed
+from quanttui.measure.tasks import Item, Message, Task, checks, choose, templates
+from quanttui.measure.tasks.choose import Choosing, Weighed, question
 from quanttui.measure.tasks.generate import Answered, Answering, Ending
 from quanttui.measure.tasks.judge import judge
 from quanttui.measure.tasks.prefix import Memory, common
@@ -211,7 +212,7 @@ def test_a_template_without_the_switch_is_told_once() -> None:
 
     fold([item(0, None), item(1, None)], state)
     assert notes() == 1
-    state.arms[arm].items.clear()
+    state.arms[arm].open_items().clear()
     fold([item(0, False)], state)
     assert notes() == 1
 
@@ -220,40 +221,76 @@ def test_a_template_without_the_switch_is_told_once() -> None:
 
 
 class Loaded:
-    """A context over a made-up vocabulary of 5, whose logits depend on all that its memory holds."""
+    """A context over a made-up vocabulary of 5, whose logits depend on all that a sequence holds. Of all its sequences
+    together it holds n_ctx tokens, those that several have once."""
 
     n_ctx, n_batch = 64, 4
 
-    def __init__(self) -> None:
-        self.held: list[int] = []
-        self.steps = 0
+    def __init__(self, n_seq: int = 8) -> None:
+        self.n_seq = n_seq
+        self.sequences: dict[int, list[tuple[int, int]]] = {}
+        self.decoded, self.most = 0, 0
+        self.logits: list[Any] = []
 
     def clear(self) -> None:
-        self.held = []
+        self.sequences = {}
 
     def keep(self, length: int) -> bool:
-        del self.held[length:]
+        self.sequences = {0: self.sequences.get(0, [])[:length]}
         return True
 
-    def prompt(self, tokens: TokenArray, position: int) -> None:
-        assert position == len(self.held)
-        self.held += tokens.tolist()
+    def fork(self, source: int, target: int) -> None:
+        assert target not in self.sequences and 0 <= target < self.n_seq
+        self.sequences[target] = list(self.sequences[source])
 
-    def step(self, token: int, position: int) -> None:
-        self.prompt(np.array([token]), position)
-        self.steps += 1
+    def forget(self, sequence: int) -> None:
+        del self.sequences[sequence]
+
+    def prompt(self, tokens: TokenArray, position: int) -> None:
+        count = len(tokens)
+        places = np.arange(position, position + count, dtype=np.int32)
+        self.decode_each(tokens, places, np.zeros(count, np.int32), np.zeros(count, np.bool_))
+
+    def decode_each(self, tokens: TokenArray, positions: TokenArray, sequences: TokenArray, outputs: Any) -> None:
+        assert 0 < len(tokens) <= self.n_batch and sequences.max() < self.n_seq
+        self.logits = []
+        for token, position, sequence, output in zip(tokens, positions, sequences, outputs, strict=True):
+            held = self.sequences.setdefault(int(sequence), [])
+            assert position == len(held)
+            self.decoded += 1
+            held.append((int(token), self.decoded))
+            known = [each for each, _ in held]
+            self.logits.append(np.random.default_rng(known).normal(size=5).astype(np.float32) if output else None)
+        cells = {cell for held in self.sequences.values() for cell in held}
+        self.most = max(self.most, len(cells))
+        assert self.most <= self.n_ctx
+
+    def logits_of(self, index: int) -> Any:
+        return self.logits[index]
 
     def synchronize(self) -> None: ...
 
-    def next_logits(self) -> Any:
-        return np.random.default_rng(self.held).normal(size=5).astype(np.float32)
+
+Asked = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""A prompt's tokens, and those of it with each choice behind it."""
 
 
-def weighed(context: Loaded, prompt: Sequence[int], *wholes: Sequence[int]) -> Weighed:
+def weighed(context: Loaded, each: Sequence[Asked], shared: Sequence[int] = ()) -> list[Weighed]:
+    """What is found of questions that are asked at once, and told of each in turn."""
     choosing = Choosing(context, Clock(), Meter(), Memory(context))
-    told = list(choosing.choose(UNIT, np.array(prompt, np.int32), [np.array(one, np.int32) for one in wholes]))
-    (found,) = [one for one in told if isinstance(one, Weighed)]
-    assert isinstance(told[0], e.UnitStarted) and isinstance(told[-1], e.UnitDone) and told[-1].tokens == 0
+    units = [msgspec.structs.replace(UNIT, index=at, item=str(at)) for at in range(len(each))]
+    questions = [
+        question(unit, np.array(prompt, np.int32), [np.array(one, np.int32) for one in wholes])
+        for unit, (prompt, wholes) in zip(units, each, strict=True)
+    ]
+    told = list(choosing.choose(questions, np.array(shared, np.int32)))
+    assert [type(one) for one in told] == [e.UnitStarted, Weighed, e.UnitDone] * len(each)
+    assert [one.unit for one in told if isinstance(one, (e.UnitStarted, Weighed, e.UnitDone))] == [
+        unit for unit in units for _ in range(3)
+    ]
+    done, found = told[2::3], [one for one in told if isinstance(one, Weighed)]
+    for one, end in zip(found, done, strict=True):
+        assert isinstance(end, e.UnitDone) and (end.tokens, end.ns, end.at) == (0, one.ns, one.at)
     return found
 
 
@@ -269,29 +306,97 @@ def likelihood(prompt: Sequence[int], whole: Sequence[int]) -> float:
 CHOICES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=9), CHOICES)
+PROMPT = st.lists(st.integers(0, 4), min_size=1, max_size=9)
+
+
+@given(PROMPT, CHOICES)
 def test_a_choices_weight_is_the_sum_over_its_tokens_and_one_token_takes_no_decoding(
     prompt: list[int], choices: list[list[int]]
 ) -> None:
     context = Loaded()
-    found = weighed(context, prompt, *([*prompt, *choice] for choice in choices))
+    (found,) = weighed(context, [(prompt, [[*prompt, *choice] for choice in choices])])
     assert found.stopped == "choice"
     assert found.logs == pytest.approx([likelihood(prompt, [*prompt, *choice]) for choice in choices])
-    assert context.steps == sum(len(choice) - 1 for choice in choices)
+    assert context.decoded == len(prompt) + sum(len(choice) - 1 for choice in choices)
+
+
+@given(PROMPT, st.lists(st.tuples(PROMPT, CHOICES), min_size=1, max_size=9), st.integers(3, 12), st.booleans())
+def test_questions_asked_at_once_weigh_what_each_weighs_alone_and_read_their_beginning_once(
+    shared: list[int], asked: list[tuple[list[int], list[list[int]]]], n_seq: int, beside: bool
+) -> None:
+    context = Loaded(n_seq)
+    each = [([*shared, *prompt], choices) for prompt, choices in asked]
+    found = weighed(
+        context, [(prompt, [[*prompt, *one] for one in choices]) for prompt, choices in each], shared if beside else ()
+    )
+    for (prompt, choices), one in zip(each, found, strict=True):
+        assert one.logs == pytest.approx([likelihood(prompt, [*prompt, *choice]) for choice in choices])
+    alone = sum(len(prompt) + sum(len(one) - 1 for one in choices) for prompt, choices in each)
+    assert context.decoded == alone - beside * (len(each) - 1) * len(shared)
+    assert [one.shared for one in found] == [0, *[len(shared) * beside] * (len(each) - 1)]
+    assert all(one.ns >= 0 and other.at > one.at + one.ns / 1e9 - 1e-6 for one, other in pairwise(found))
 
 
 def test_choices_that_change_the_prompts_end_are_all_weighed_from_there() -> None:
-    found = weighed(Loaded(), [1, 2, 3], [1, 2, 4, 0], [1, 2, 3, 1])
+    (found,) = weighed(Loaded(), [([1, 2, 3], [[1, 2, 4, 0], [1, 2, 3, 1]])])
     assert found.logs == pytest.approx([likelihood([1, 2], [1, 2, 4, 0]), likelihood([1, 2], [1, 2, 3, 1])])
     with pytest.raises(UserError, match="nothing of its prompt"):
-        weighed(Loaded(), [1], [2, 3])
+        weighed(Loaded(), [([1], [[2, 3]])])
 
 
-def test_choices_beyond_the_context_are_told_and_not_weighed() -> None:
+def test_choices_beyond_the_context_are_told_and_not_weighed_and_their_neighbours_are() -> None:
     prompt = [1] * (Loaded.n_ctx - 1)
-    assert weighed(Loaded(), prompt, [*prompt, 1]).stopped == "choice"
-    found = weighed(Loaded(), prompt, [*prompt, 1], [*prompt, 1, 1])
-    assert (found.logs, found.stopped) == ((), "context")
+    assert weighed(Loaded(), [(prompt, [[*prompt, 1]])])[0].stopped == "choice"
+    long, short = (prompt, [[*prompt, 1], [*prompt, 1, 1]]), ([1, 2], [[1, 2, 3]])
+    found = weighed(Loaded(), [short, long, short])
+    assert [one.stopped for one in found] == ["choice", "context", "choice"] and found[1].logs == ()
+    assert found[0].logs == found[2].logs == weighed(Loaded(), [short])[0].logs
+
+
+COUNTS = st.none() | st.integers(0, 10**12)
+
+
+@given(COUNTS, COUNTS, st.lists(st.integers(1, 700), min_size=1, max_size=8))
+def test_the_shares_of_what_was_counted_add_up_to_all_of_it(
+    cpu: int | None, faults: int | None, tokens: list[int]
+) -> None:
+    whole, cuts = e.Counters(cpu_ns=cpu, majflt=faults, rss=7), [sum(tokens[:at]) for at in range(len(tokens) + 1)]
+    parts = [choose._part(whole, begin, end, cuts[-1]) for begin, end in pairwise(cuts)]
+    assert counters.total(parts) == whole and all(part.rss == 7 for part in parts)
+
+
+# --- which items are asked at once
+
+WORDS = st.text("ab é", max_size=40)
+ASKABLE = st.builds(
+    lambda at, prefix, text, is_question: Item(
+        id=str(at), prompt=f"{prefix}{text}x", prefix=prefix, choices=(" A", " B") if is_question else ()
+    ),
+    st.integers(), st.sampled_from(["", "Subject one. ", "Subject two. "]), WORDS | st.just("long " * 500),
+    st.booleans(),
+)  # fmt: skip
+
+
+@given(st.lists(ASKABLE, max_size=30))
+def test_only_neighbours_that_begin_alike_are_asked_at_once_and_no_more_than_is_read_well(items: list[Item]) -> None:
+    groups = answers.together(items)
+    assert [item for group in groups for item in group] == items
+    for group in groups:
+        own = sum(len(item.prompt.encode()) - len(item.prefix.encode()) for item in group)
+        assert len(group) == 1 or (len(group) <= answers.TOGETHER and own <= answers.READ)
+        assert len(group) == 1 or all(item.choices and item.prefix == group[0].prefix for item in group)
+    for one, other in pairwise(groups):
+        if one[-1].choices and other[0].choices and one[0].prefix == other[0].prefix:
+            own = sum(len(item.prompt.encode()) - len(item.prefix.encode()) for item in (*one, other[0]))
+            assert len(one) == answers.TOGETHER or own > answers.READ
+
+
+def test_a_context_holds_what_is_asked_at_once_with_its_beginning_once() -> None:
+    items = [Item(id=str(k), prompt=f"Header. {k}?", prefix="Header. ", choices=(" A", " B")) for k in range(3)]
+    rendered = protocol.Rendered(tokens=(700, 800, 650), shared=(600, 600, 600), most=0)
+    assert answers.context(items, rendered, 128) == 1024
+    assert answers.context(items, msgspec.structs.replace(rendered, most=800), 128) == 800
+    assert answers.context(items[:1], protocol.Rendered(tokens=(700,), shared=(600,)), 128) == 768
 
 
 # --- the engine
@@ -330,13 +435,23 @@ ITEMS = (
 Found = dict[str, Any]
 
 
-def asked(engine: Engine, items: Sequence[Item]) -> dict[str, protocol.Generated | protocol.Chosen]:
-    found = {}
-    for item in items:
-        unit = msgspec.structs.replace(UNIT, item=item.id)
-        told = list(engine.ask(answers.request(unit, item, e.Settings(), 256), 120))
-        (found[item.id],) = [one for one in told if isinstance(one, (protocol.Generated, protocol.Chosen))]
+def asked(
+    engine: Engine, groups: Sequence[Sequence[Item]], context: int = 256
+) -> dict[str, protocol.Generated | protocol.Chosen]:
+    """What is answered to items, those of a group asked at once."""
+    found: dict[str, protocol.Generated | protocol.Chosen] = {}
+    for group in groups:
+        units = [(msgspec.structs.replace(UNIT, item=item.id), item) for item in group]
+        told = list(engine.ask(answers.request(units, e.Settings(), context), 120))
+        each = [one for one in told if isinstance(one, (protocol.Generated, protocol.Chosen))]
+        assert [one.unit.item for one in each] == [item.id for item in group]
+        found |= {one.unit.item: one for one in each}
     return found
+
+
+def alone(items: Sequence[Item]) -> list[tuple[Item]]:
+    """Items that are asked one after the other."""
+    return [(item,) for item in items]
 
 
 def values(found: Mapping[str, protocol.Generated | protocol.Chosen]) -> Found:
@@ -351,11 +466,14 @@ def test_answers_and_weights_are_the_same_to_the_bit_in_any_order_and_in_a_fresh
     start: Callable[..., Engine],
 ) -> None:
     engine, source = start(), random.Random(1)
-    first = asked(engine, ITEMS)
-    assert [name for name, one in first.items() if one.shared] == [ITEMS[k].id for k in (1, 2, 4, 5)]
-    for _ in range(3):
-        assert values(asked(engine, source.sample(ITEMS, len(ITEMS)))) == values(first)
-    assert values(asked(start(), source.sample(ITEMS, len(ITEMS)))) == values(first)
+    together = answers.together(ITEMS)
+    assert [len(group) for group in together] == [3, 3, 1, 1, 1, 1]
+    for groups in (together, alone(ITEMS)):
+        first = asked(engine, groups)
+        assert [name for name, one in first.items() if one.shared] == [ITEMS[k].id for k in (1, 2, 4, 5)]
+        for _ in range(3):
+            assert values(asked(engine, source.sample(groups, len(groups)))) == values(first)
+        assert values(asked(start(), source.sample(groups, len(groups)))) == values(first)
 
 
 @pytest.mark.parametrize(("kv", "within"), [("f32", 1e-3), ("f16", 2e-2)])
@@ -364,29 +482,33 @@ def test_sharing_changes_no_choice_and_weights_by_rounding_only(
 ) -> None:
     engine = start(kv=kv)
     weighing = [item for item in ITEMS if item.choices]
-    shared = asked(engine, weighing)
-    alone = asked(engine, [msgspec.structs.replace(item, prefix="") for item in weighing])
-    assert any(one.shared for one in shared.values()) and not any(one.shared for one in alone.values())
-    for one, other in zip(values(shared).values(), values(alone).values(), strict=True):
-        assert int(np.argmax(one)) == int(np.argmax(other)) and np.abs(np.subtract(one, other)).max() <= within
+    bare = asked(engine, alone([msgspec.structs.replace(item, prefix="") for item in weighing]))
+    assert not any(one.shared for one in bare.values())
+    for groups in (answers.together(weighing), alone(weighing)):
+        shared = asked(engine, groups)
+        assert any(one.shared for one in shared.values())
+        for one, other in zip(values(shared).values(), values(bare).values(), strict=True):
+            assert int(np.argmax(one)) == int(np.argmax(other)) and np.abs(np.subtract(one, other)).max() <= within
 
 
 def test_the_likeliest_next_token_is_the_one_that_is_said(start: Callable[..., Engine]) -> None:
     engine = start()
     begun = Item(id="x", prompt=STORIES[0], max_tokens=1)
-    generated = asked(engine, [begun])["x"]
+    generated = asked(engine, alone([begun]))["x"]
     assert isinstance(generated, protocol.Generated)
     others = (" zebra", "!", " if")
-    found = asked(engine, [msgspec.structs.replace(begun, choices=(*others, generated.text))])["x"]
+    found = asked(engine, alone([msgspec.structs.replace(begun, choices=(*others, generated.text))]))["x"]
     assert isinstance(found, protocol.Chosen) and max(found.logs) == found.logs[-1] < 0
     assert sum(np.exp(found.logs)) <= 1
 
 
 def test_what_is_too_long_for_the_context_is_told(start: Callable[..., Engine]) -> None:
     item = Item(id="x", prompt="kitten " * 300, choices=(" A", " B"))
-    found = asked(start(), [item])["x"]
-    assert isinstance(found, protocol.Chosen)
+    fits = Item(id="y", prompt="kitten ", choices=(" A", " B"))
+    found, other = asked(start(), [(item, fits)]).values()
+    assert isinstance(found, protocol.Chosen) and isinstance(other, protocol.Chosen)
     assert (found.logs, found.stopped) == ((), "context") and found.prompt_tokens > 256
+    assert other.stopped == "choice" and len(other.logs) == 2
 
 
 def test_a_real_template_gets_its_switch_and_shares_what_its_prompts_begin_with(
@@ -406,7 +528,7 @@ def test_a_real_template_gets_its_switch_and_shares_what_its_prompts_begin_with(
         assert [one.switched for one in found] == [thinking, thinking] and [one.thought for one in found] == [0, 0]
         assert all(one.form == "chat" and ("</think>" in one.prompt) == (thinking is False) for one in found)
         assert found[1].shared > 0
-    plain = [one for one in engine.ask(answers.request(UNIT, ITEMS[-2], e.Settings(), 256))]
+    plain = [one for one in engine.ask(answers.request([(UNIT, ITEMS[-2])], e.Settings(), 256))]
     assert any(isinstance(one, protocol.Generated) and one.switched is None for one in plain)
 
 
@@ -488,9 +610,12 @@ def test_arms_that_are_loaded_together_answer_each_item_in_turn(
 ) -> None:
     study = Study(tmp_path, both, schedule=schedule)
     assert study.run() == "ok"
-    names = [f"{task.name} item {item.id}" for task in both for item in task.items]
-    arms = [list("CBA") if schedule == "abba" and at % 2 else list("ABC") for at in range(len(names))]
-    wanted = [f"{arm} {name}" for name, each in zip(names, arms, strict=True) for arm in each]
+    groups = [
+        [f"{task.name} item {item.id}" for item in group] for task in both for group in answers.together(task.items)
+    ]
+    assert len(groups) < sum(map(len, groups))
+    arms = [list("CBA") if schedule == "abba" and at % 2 else list("ABC") for at in range(len(groups))]
+    wanted = [f"{arm} {name}" for group, each in zip(groups, arms, strict=True) for arm in each for name in group]
     assert [unit for unit in study.units() if " item " in unit] == wanted
     state = session.load(study.folder)
     phases = [e_.phase for e_ in session.Reader(study.folder).events() if isinstance(e_, e.PhaseDone)]
@@ -585,7 +710,7 @@ def test_an_answer_cut_off_amid_its_thinking_is_wrong_and_keeps_what_was_thought
 
 
 class Asking:
-    """An engine of which no bandwidth is asked; it never answers its `last` request."""
+    """An engine of which no bandwidth is asked; it never gives its `last` answer."""
 
     def __init__(self, engine: Engine, last: int) -> None:
         self.pid, self.interrupt, self.close = engine.pid, engine.interrupt, engine.close
@@ -594,15 +719,17 @@ class Asking:
     def ask(self, request: protocol.Request, patience: float = 600.0) -> Iterator[protocol.Answer]:
         if isinstance(request, (protocol.Bandwidth, protocol.Kernels)):
             return
-        if isinstance(request, (protocol.Generate, protocol.Choose)):
-            self._left -= 1
-            if self._left == 0:
-                threading.Event().wait()
-        yield from self._engine.ask(request, patience)
+        for told in self._engine.ask(request, patience):
+            if isinstance(told, (protocol.Generated, protocol.Chosen)):
+                self._left -= 1
+                if self._left == 0:
+                    threading.Event().wait()
+            yield told
 
 
 class RealStudy(Study):
-    """With engines that load the pocket model: two tasks, and half-way an item that is never answered."""
+    """With engines that load the pocket model: two tasks, and amid items that are asked at once one that is never
+    answered."""
 
     def __init__(self, folder: Path, last: int = 0) -> None:
         (weighed,) = tasks.load(LOGITS)
@@ -633,6 +760,7 @@ def test_a_sweep_killed_amid_its_items_goes_on_to_identical_answers_and_weights(
     process.wait(30)
     before = killed.units()
     assert len(before) == 4 and session.load(killed.folder).closed == ""
+    assert [len(group) for group in answers.together(killed.asked[0].items)] == [3, 3]
     assert killed.run() == "ok"
     assert killed.answered() == whole.answered() and killed.units()[:4] == before
     assert killed.units() == whole.units() == list(dict.fromkeys(killed.units()))

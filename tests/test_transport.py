@@ -262,6 +262,68 @@ def test_key_frames_that_are_missing_are_made_while_the_log_is_folded(
         feed.close()
 
 
+def test_a_long_log_is_shown_as_far_as_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step gives the state of the events so far, in time for keys; then it is followed as any other."""
+    monkeypatch.setattr(log, "LONG", 0)
+    monkeypatch.setattr(session, "FRAME_EVERY", 100)
+    events = builders.events(*ARMS)
+    folder = written(tmp_path / "s", events[:-1])
+    feed = log.Feed(folder)
+    try:
+        shares, steps = [], 0
+        while not feed.advance(None, 0.0):
+            steps += 1
+            if not feed.whole:
+                assert fold.encode(feed.state) == fold.encode(fold.fold(events[: feed.tail.n + 1]))
+            shares.append(feed.share)
+        assert steps >= len(events) // 64 and shares == sorted(shares) and shares[0] < 0.2 and shares[-1] == 1
+        with open(folder / session.EVENTS, "ab") as file:
+            file.write(e.encode(events[-1]))
+        while feed.tail.n < events[-1].n:
+            settle(feed, None)
+        assert fold.encode(feed.state) == fold.encode(fold.fold(events))
+        feed.seek(0.0)
+        assert [one.offset for one in feed._frames.before(None)] == [
+            sum(len(e.encode(event)) for event in events[:count]) for count in range(1000, 0, -200)
+        ]
+    finally:
+        feed.close()
+
+
+def test_key_frames_that_cannot_be_packed_in_time_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many may wait, and no more: they would fill the memory."""
+    monkeypatch.setattr(session, "FRAME_EVERY", 10)
+    monkeypatch.setattr(log, "PATIENCE", 0.001)
+    frames, state, gate = log.Frames(written(tmp_path / "s", [])), fold.State(), threading.Event()
+    try:
+        frames.see(state, 1, 20)
+        frames.settle()
+        assert frames._packing is not None
+        frames._packing.submit(gate.wait)
+        for offset in range(2, 40):
+            frames.see(state, offset, 20)
+        gate.set()
+        frames.settle()
+        assert [one.offset for one in frames.before(None)] == list(range(1 + log.PACKING, 0, -1))
+        frames.see(state, 50, 20)
+        frames.settle()
+        assert frames.before(None)[0].offset == 50
+    finally:
+        gate.set()
+        frames.close()
+
+
+def test_frames_that_are_there_already_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "FRAME_EVERY", 10)
+    frames = log.Frames(written(tmp_path / "s", builders.events(*ARMS)[:30], (20,)))
+    frames.see(fold.State(), 999, 20)
+    frames.settle()
+    assert len(frames.before(None)) == 1
+    frames.close()
+
+
 def test_a_moment_is_found_by_what_holds_of_the_state(feed: log.Feed) -> None:
     settle(feed, None)
     end = feed.tail.t

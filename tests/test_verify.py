@@ -213,6 +213,8 @@ def test_a_key_frame_must_be_what_the_log_comes_to(pocket: Path) -> None:
     now, place = fold.fold(events), sum(map(len, lines[:at]))
     session.append_frame(pocket / "frames.idx", place, now)
     assert checked(pocket)["session", "key frames"].verdict == "same"
+    now.apply(e.decode(lines[at]))
+    now.apply(e.decode(lines[at]))
     now.arms["F16"].attempts[0].decode.pop()
     session.append_frame(pocket / "frames.idx", place + len(lines[at]), now)
     found = not_same(pocket)

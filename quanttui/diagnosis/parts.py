@@ -106,7 +106,7 @@ _PARTS: dict[tuple[int, int], tuple[Repetition, Settings, Part]] = {}
 """Parts of repetitions that were asked for before, by the repetition's identity: it never changes, and its slices are
 told apart by their number. Small models have hundreds of repetitions, each asked for ten times a frame."""
 
-_MOST_PARTS = 20_000
+_MOST_PARTS = 4_000
 
 
 def of_repetition(one: Repetition, settings: Settings, slices: Sequence[Slice] = ()) -> Part:

@@ -60,6 +60,11 @@ def resident_bytes(shape: Shape) -> float:
     return float(sum(group.bytes for group in shape.tensors))
 
 
+def knows(kv: str) -> bool:
+    """Whether ggml has a type of this name: a session of a newer llama.cpp may have another one."""
+    return kv.upper() in BY_TYPE_NAME
+
+
 def kv_bytes(shape: Shape, depth: int, kv: str) -> float:
     """Bytes of KV cache that one token reads at `depth`, over all layers that keep one.
 

@@ -206,12 +206,13 @@ def _levels(slices: Sequence[Slice]) -> dict[str, float]:
 
 
 def bounds(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int | None = None) -> Bounds | None:
-    """What the attempt's windows of one kind and depth are held against, None before the file's header is known."""
-    if arm.file is None:
+    """What the attempt's windows of one kind and depth are held against, None before the file's header is known, and
+    where nobody knows what its KV cache is of."""
+    kv = arm.plan.kv or state.settings.kv
+    if arm.file is None or not roofline.knows(kv):
         return None
     shape, settings, loaded = arm.file.shape, state.settings, attempt.loaded
     ceiling, why = ceilings.best_ceiling(attempt)
-    kv = arm.plan.kv or settings.kv
     active = roofline.batch_bytes(shape)
     split, split_why = None, ""
     if kind == "decode":
@@ -249,12 +250,11 @@ def best_clock(state: State) -> float | None:
 
 
 def _clocks(state: State) -> Iterable[float]:
-    """The shares of their best clock that GPUs ran at, over slices."""
+    """The largest share of its best clock that a GPU ran at, of each attempt that has one."""
     for arm in state.arms.values():
         for attempt in arm.attempts:
-            for one in attempt.slices:
-                if "clock" in one.devices and one.samples:
-                    yield one.devices["clock"] / one.samples
+            if (best := attempt.best_clock) is not None:
+                yield best
 
 
 def _spilled(state: State, arm: Arm, attempt: Attempt, kind: str, depth: int | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from quanttui import events as e
 from quanttui.doctor import observer
 from quanttui.doctor import terminal as screen
 from quanttui.errors import UserError
-from quanttui.format import clean, size
+from quanttui.format import clean, json_text, size
 from quanttui.probes import host, sampler
 from quanttui.sweep import launch
 from quanttui.tui.evidence import Detected
@@ -44,7 +43,7 @@ def run(cache: Path, threads: int, as_json: bool, asked: Mapping[str, str] | Non
     """
     told = look(cache, threads, asked)
     if as_json:
-        print(json.dumps(msgspec.to_builtins(told), indent=1, ensure_ascii=False))
+        print(json_text(msgspec.to_builtins(told)))
     else:
         print("\n".join(lines(told)))
         if told.terminal.is_one:

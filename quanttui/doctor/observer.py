@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from quanttui import events as e
+from quanttui import paths
 from quanttui.errors import UserError
 from quanttui.format import clean, significant, size
 
@@ -149,9 +150,9 @@ def store(cache: Path, build: e.Build, threads: int, kept: e.Observer, rounds: S
     path = _file(cache, name, key, threads)
     content = Kept(host=name, build=key, threads=threads, observer=kept, rounds=tuple(rounds))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.made(path.parent)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+        paths.write(temporary, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{clean(str(path))}: cannot be written ({error.strerror}): set cache_dir") from None

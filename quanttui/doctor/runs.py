@@ -26,6 +26,7 @@ from quanttui.errors import UserError
 from quanttui.format import clean
 from quanttui.models import ghost as ghosts
 from quanttui.state import Repetition
+from quanttui.sweep import lock
 
 COLUMNS, ROWS = 120, 40
 """The live screen's size."""
@@ -148,6 +149,7 @@ def _environment(config: Path, cache: Path) -> dict[str, str]:
     package = str(Path(quanttui.__file__).parents[1])
     path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
     ours = {"QUANTTUI_CONFIG": str(config), "QUANTTUI_CACHE_DIR": str(cache), "PYTHONPATH": path}
+    ours[lock.FOLDER] = str(config.parent)  # the machine is ours already
     return {**kept, **ours, "PYTHONSAFEPATH": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 from quanttui import events as e
 from quanttui.doctor import arithmetic, pocket, reference
 from quanttui.doctor.check import Check
+from quanttui.format import json_text
 from quanttui.sweep import launch
 
 Measure = Callable[[Path, e.Build, Sequence[str], bool], Iterator[pocket.Measured]]
@@ -43,7 +43,7 @@ def run(
         done = told(every, (lambda _: None) if as_json else _print)
     if as_json:
         plain = {"ok": all(one.ok for one in done), "build": e.plain(build), "checks": msgspec.to_builtins(done)}
-        print(json.dumps(plain, indent=1, ensure_ascii=False))
+        print(json_text(plain))
     else:
         bad = sum(not one.ok for one in done)
         print(f"{len(done)} checks, " + (f"{bad} BAD" if bad else "all ok"))

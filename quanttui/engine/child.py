@@ -24,7 +24,7 @@ import msgspec
 
 from quanttui import events as e
 from quanttui.engine import protocol
-from quanttui.errors import UserError
+from quanttui.errors import UserError, no_room
 from quanttui.format import clean
 
 if TYPE_CHECKING:
@@ -136,9 +136,7 @@ class Engine:
         elif isinstance(request, protocol.Score):
             self._score(request)
         elif isinstance(request, protocol.Render):
-            rendered = [self._rendered(prompt, request.chat) for prompt in request.prompts]
-            counts = tuple(len(self._loaded().prompt_tokens(text, form == "chat")) for text, form in rendered)
-            self._tell(protocol.Rendered(tokens=counts, most=self._loaded().trained_context))
+            self._render(request)
         elif isinstance(request, protocol.Generate):
             self._generate(request)
         elif isinstance(request, protocol.Choose):
@@ -215,7 +213,8 @@ class Engine:
         """A fresh context; the one before it is freed first, so that the two never lie in memory together."""
         model = self._loaded()
         self._forget()
-        context = self._llama.Context(model, self._settings, n_ctx, n_seq, self.abort)
+        unified = made_for[0] == "task"
+        context = self._llama.Context(model, self._settings, n_ctx, n_seq, self.abort, unified)
         self._context, self._made_for = context, made_for
         self._tell(
             e.ContextMade(
@@ -292,6 +291,14 @@ class Engine:
             )
             self._tell_all(scorer.score(request.units))
 
+    def _render(self, request: protocol.Render) -> None:
+        model, counts, shared = self._loaded(), [], []
+        for prompt in request.prompts:
+            text, form = self._rendered(prompt, request.chat)
+            counts.append(len(model.prompt_tokens(text, form == "chat")))
+            shared.append(len(self._beginning(prompt, text, form)))
+        self._tell(protocol.Rendered(tokens=tuple(counts), shared=tuple(shared), most=model.trained_context))
+
     def _rendered(self, prompt: protocol.Given, chat: bool) -> tuple[str, str]:
         """The text that the model is given, and its form (events.Item)."""
         from quanttui.measure.tasks import templates
@@ -320,13 +327,13 @@ class Engine:
             self._prefix = beginning, self._loaded().prompt_tokens(*beginning)
         return self._prefix[1]
 
-    def _for_tasks(self, size: int) -> tuple[llama.Context, Memory]:
+    def _for_tasks(self, size: int, sequences: int = 1) -> tuple[llama.Context, Memory]:
         """The context that answers prompts, and what is known of its memory."""
         from quanttui.measure.tasks.prefix import Memory
 
-        made_for, context = ("task", size, 1), self._context
+        made_for, context = ("task", size, sequences), self._context
         if context is None or self._made_for != made_for:
-            context = self._make_context(made_for, size, 1)
+            context = self._make_context(made_for, size, sequences)
         if self._memory is None:
             self._memory = Memory(context)
         return context, self._memory
@@ -366,21 +373,28 @@ class Engine:
                 )  # fmt: skip
 
     def _choose(self, request: protocol.Choose) -> None:
-        from quanttui.measure.tasks.choose import Choosing
+        from quanttui.measure.tasks.choose import BESIDE, Choosing, Question, question
 
-        model, prompt = self._loaded(), request.prompt
-        text, form = self._rendered(prompt, request.chat)
-        context, memory = self._for_tasks(request.context)
-        tokens, *wholes = (model.prompt_tokens(text + behind, form == "chat") for behind in ("", *request.choices))
+        model = self._loaded()
+        questions: list[Question] = []
+        asked: dict[e.Unit, tuple[protocol.Given, str, str, int]] = {}
+        for one in request.questions:
+            text, form = self._rendered(one.prompt, request.chat)
+            tokens, *wholes = (model.prompt_tokens(text + behind, form == "chat") for behind in ("", *one.choices))
+            questions.append(question(one.unit, tokens, wholes))
+            asked[one.unit] = one.prompt, text, form, len(tokens)
+        context, memory = self._for_tasks(request.context, request.together + BESIDE)
         choosing = Choosing(context=context, clock=self._clock, meter=self._meter, memory=memory)
-        for told in choosing.choose(request.unit, tokens, wholes, self._beginning(prompt, text, form)):
+        first, *_ = asked.values()
+        for told in choosing.choose(questions, self._beginning(*first[:3])):
             if isinstance(told, e.Event):
                 self._tell(told)
             else:
+                prompt, text, form, count = asked[told.unit]
                 self._tell(
                     protocol.Chosen(
-                        unit=request.unit, prompt=text, form=form, logs=told.logs, stopped=told.stopped,
-                        prompt_tokens=len(tokens), at=told.at, ns=told.ns, shared=told.shared,
+                        unit=told.unit, prompt=text, form=form, logs=told.logs, stopped=told.stopped,
+                        prompt_tokens=count, at=told.at, ns=told.ns, shared=told.shared,
                         switched=self._switched(prompt, form),
                     )
                 )  # fmt: skip
@@ -546,7 +560,8 @@ def _answer(engine: Engine, request: protocol.Request) -> protocol.Answer:
     except MemoryError:
         return protocol.Refusal(error="out of memory inside the engine", outcome="oom")
     except OSError as error:
-        return protocol.Refusal(error=f"{clean(str(error.filename or 'engine'))}: {error.strerror}", outcome="failed")
+        outcome = protocol.FULL if no_room(error) else "failed"
+        return protocol.Refusal(error=f"{clean(str(error.filename or 'engine'))}: {error.strerror}", outcome=outcome)
     return protocol.Answered()
 
 

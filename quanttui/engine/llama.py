@@ -446,7 +446,10 @@ class _Batch:
 
 
 class Context:
-    """A context of a model, for one sequence (speed) or for `n_seq` that are decoded together (perplexity).
+    """A context of a model, for one sequence (speed) or for `n_seq` that are decoded together (perplexity, tasks).
+
+    `unified`: the sequences lie in one memory of `n_ctx` tokens, in which they can have a beginning in common; else
+    each has its own share of it.
 
     The parameters that are not set here are those that llama-bench and llama-perplexity leave at llama.cpp's defaults;
     `swa_full` is not: both tools turn it off.
@@ -455,7 +458,9 @@ class Context:
         LlamaError: it cannot be made (memory, an unusable KV type).
     """
 
-    def __init__(self, model: Model, settings: Settings, n_ctx: int, n_seq: int, abort: AbortFlag):
+    def __init__(
+        self, model: Model, settings: Settings, n_ctx: int, n_seq: int, abort: AbortFlag, unified: bool = False
+    ):
         self.n_seq = n_seq
         self._model = model
         self._abort = abort
@@ -476,7 +481,7 @@ class Context:
             abort_callback=abort.callback,
             abort_callback_data=abort.data,
             swa_full=False,
-            kv_unified=False,
+            kv_unified=unified,
         )
         handle = lib.llama_init_from_model(model.handle, params)
         if not handle:
@@ -509,12 +514,22 @@ class Context:
         lib.llama_memory_clear(self._memory, True)
 
     def keep(self, length: int) -> bool:
-        """Forget all tokens but the first `length`; False where this kind of memory cannot do just that.
+        """Forget all tokens but the first `length` of sequence 0; False where this memory cannot do just that.
 
         A memory with a window has dropped the oldest of them for those that came after: then it no longer begins at 0.
         """
+        for sequence in range(1, self.n_seq):
+            self.forget(sequence)
         removed = lib.llama_memory_seq_rm(self._memory, 0, length, -1)
         return bool(removed) and int(lib.llama_memory_seq_pos_min(self._memory, 0)) == 0
+
+    def fork(self, source: int, target: int) -> None:
+        """Have the empty sequence `target` begin with all tokens of `source`. In a unified memory nothing is copied."""
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def forget(self, sequence: int) -> None:
+        """Forget all tokens of a sequence; those that another one has as well stay with that."""
+        lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def prompt(self, tokens: TokenArray, position: int) -> None:
         """Submit tokens at the end of what the memory holds, with logits for the last."""
@@ -556,6 +571,21 @@ class Context:
         batch.outputs[places] = outputs
         self._check(self._decode(self.handle, batch.first(count)))
         self._synchronize(self.handle)
+
+    def decode_each(
+        self, tokens: TokenArray, positions: TokenArray, sequences: TokenArray, outputs: npt.NDArray[np.bool_]
+    ) -> None:
+        """Submit tokens (at most n_batch of them), each at the end of its sequence, with logits where `outputs`; wait.
+        """
+        count, batch = len(tokens), self._batch
+        batch.tokens[:count], batch.positions[:count] = tokens, positions
+        batch.sequences[:count], batch.outputs[:count] = sequences, outputs
+        self._check(self._decode(self.handle, batch.first(count)))
+        self._synchronize(self.handle)
+
+    def logits_of(self, index: int) -> npt.NDArray[np.float32]:
+        """The logits of the `index`-th token submitted, [vocabulary]: a view, good until others are."""
+        return self._logits(index, 1).reshape(-1)
 
     def _stretch(self, sequences: int) -> int:
         """How many tokens of a sequence llama.cpp takes up before it turns to the next: n_ubatch holds all of them."""

@@ -23,6 +23,7 @@ import msgspec
 import psutil
 
 import quanttui
+from quanttui import paths
 from quanttui.engine import protocol
 from quanttui.engine.protocol import OUT_OF_MEMORY
 from quanttui.errors import UserError
@@ -141,7 +142,7 @@ class Engine:
         package = str(Path(quanttui.__file__).parents[1])
         path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
         try:
-            with open(stderr, "ab") as file:
+            with open(stderr, "ab", opener=paths.private) as file:
                 written = file.tell()
                 process = subprocess.Popen(
                     [sys.executable, "-m", "quanttui.engine.child"],

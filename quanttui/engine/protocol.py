@@ -18,6 +18,9 @@ from quanttui import events
 OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory|bad_alloc|\b(cannot|failed to|unable to) allocate", re.I)
 """By these words a failure for want of memory is known, llama.cpp's and the C++ library's."""
 
+FULL = "full"
+"""The outcome of a refusal for want of room on a disk: no arm's fault, so that it stands in no log."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -121,7 +124,8 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Render(msgspec.Struct, frozen=True, kw_only=True, tag="render"):
-    """How many tokens do these prompts make? Answered by Rendered. `chat`: plain text is a user's message, too."""
+    """How many tokens do these prompts make, and their prefixes? Answered by Rendered. `chat`: plain text is a user's
+    message, too."""
 
     arm: str
     prompts: tuple[Given, ...]
@@ -147,15 +151,26 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     thinking_tokens: int = 0
 
 
-class Choose(msgspec.Struct, frozen=True, kw_only=True, tag="choose"):
-    """How likely is each of the texts `choices` after a prompt, in a context of `context` tokens? Answered by
-    UnitStarted, Chosen, UnitDone."""
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """How likely is each of the texts `choices` after a prompt?"""
 
     unit: events.Unit
     prompt: Given
     choices: tuple[str, ...]
+
+
+class Choose(msgspec.Struct, frozen=True, kw_only=True, tag="choose"):
+    """Weigh the choices of questions with one prefix, in a context of `context` tokens. Answered, for each question in
+    turn, by UnitStarted, Chosen, UnitDone.
+
+    They are read together as far as the context has room for them, `together` being the most that are ever asked at
+    once: the weights are the same to the bit each time that the same questions are asked in the same context.
+    """
+
+    questions: tuple[Question, ...]
     context: int
     chat: bool = False
+    together: int = 1
 
 
 class Quantize(msgspec.Struct, frozen=True, kw_only=True, tag="quantize"):
@@ -258,9 +273,11 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="engine.rendered"):
-    """The answer to Render: `tokens` of each prompt, and the context that the model was trained for, 0 if unknown."""
+    """The answer to Render: `tokens` of each prompt, and of what it shares by its prefix, and the context that the
+    model was trained for, 0 if unknown."""
 
     tokens: tuple[int, ...]
+    shared: tuple[int, ...] = ()
     most: int = 0
 
 

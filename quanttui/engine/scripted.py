@@ -128,11 +128,13 @@ class Engine:
 
         elif isinstance(request, protocol.Render):
             counts = tuple(_tokens(_text(prompt)) for prompt in request.prompts)
-            yield protocol.Rendered(tokens=counts, most=self._script(request.arm).trained)
+            shared = tuple(len(prompt.prefix) // 4 for prompt in request.prompts)
+            yield protocol.Rendered(tokens=counts, shared=shared, most=self._script(request.arm).trained)
         elif isinstance(request, protocol.Generate):
             yield from self._generate(request)
         elif isinstance(request, protocol.Choose):
-            yield from self._choose(request)
+            for one in request.questions:
+                yield from self._choose(one, request.context)
 
     def interrupt(self) -> None:
         """Like engine.process.Engine.interrupt."""
@@ -244,12 +246,12 @@ class Engine:
         )  # fmt: skip
         yield self._done(unit, at, len(said), ns, script)
 
-    def _choose(self, request: protocol.Choose) -> Iterator[protocol.Answer]:
+    def _choose(self, request: protocol.Question, context: int) -> Iterator[protocol.Answer]:
         unit, prompt = request.unit, _text(request.prompt)
         script = self._script(unit.arm)
         self._fail(script, unit.id)
         count, at = _tokens(prompt), self._at()
-        fits = count < request.context
+        fits = count < context
         yield e.UnitStarted(unit=unit, at=at)
         logs = _weights(unit.arm, prompt, script.differs, len(request.choices))
         if (known := script.answers.get(unit.item)) is not None:

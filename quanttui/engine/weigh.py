@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 import quanttui
+from quanttui import paths
 from quanttui.diagnosis.ceilings import device_of
 from quanttui.diagnosis.fit import Buffers, Use
 from quanttui.errors import UserError
@@ -180,8 +181,8 @@ class Scales:
         self._all = {self._build: self._known, **dict(list(self._all.items())[-BUILDS:])}
         part = self._file.with_name(f"{self._file.name}.{os.getpid()}.part")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(msgspec.json.encode(self._all))
+            paths.made(self._file.parent)
+            paths.write(part, msgspec.json.encode(self._all))
             os.replace(part, self._file)
         except OSError:
             with suppress(OSError):

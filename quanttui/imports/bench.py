@@ -136,7 +136,7 @@ def _amid(text: str, name: str) -> tuple[list[dict[str, Any]], bool]:
 def _row(entry: dict[str, Any], where: str) -> Row:
     try:
         row = msgspec.convert({key: value for key, value in entry.items() if key != "config"}, Row)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         why = clean(str(error), 120)
         raise UserError(f"{where}: is none of llama-bench's ({why}): give what `-o json` or `-o jsonl` wrote") from None
     if row.n_prompt + row.n_gen == 0:

@@ -178,7 +178,8 @@ def _statistics(text: str) -> dict[str, tuple[float, float]]:
         scale = 0.01 if name in ("p_diff", "rms", "top") else 1.0
         found[name] = scale * float(match[1]), scale * float(match[2])
     whole = all(math.isfinite(number) for pair in found.values() for number in pair)
-    return found if whole and found["ppl"][0] > 0 and found["base"][0] > 0 else {}
+    is_share = 0 <= found["top"][0] <= 1
+    return found if whole and is_share and found["ppl"][0] > 0 and found["base"][0] > 0 else {}
 
 
 def _final(text: str, statistics: dict[str, tuple[float, float]]) -> tuple[float, float] | None:

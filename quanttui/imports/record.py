@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 
 from quanttui import events as e
-from quanttui import session
+from quanttui import paths, session
 from quanttui import state as fold
 from quanttui.errors import UserError
 from quanttui.imports.found import Arm, Imported, Scored, Test
+from quanttui.sweep import lock
 
 PROBES = ("memory", "swap", "pressure", "cpu", "engine", "nvidia", "power")
 """What a sweep of ours reads of every machine (probes), and an imported one lacks."""
@@ -38,9 +39,9 @@ def write(imported: Imported, sessions: Path, folder: Path | None = None) -> Pat
     told = list(events(imported))
     try:
         for number, source in enumerate(imported.sources, 1):
-            session.part(made, "raw", f"imported-{number}-{source.name}").write_bytes(source.raw)
+            paths.write(session.part(made, "raw", f"imported-{number}-{source.name}"), source.raw)
         session.write_manifest(made, session.manifest(fold.fold(told)))
-        with open(made / session.EVENTS, "ab") as log:
+        with open(lock.writer(made, fresh=True), "ab") as log:
             log.writelines(map(e.encode, told))
             log.flush()
             os.fsync(log.fileno())

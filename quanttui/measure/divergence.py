@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from quanttui.errors import UserError
+from quanttui import paths
+from quanttui.errors import UserError, no_room
 from quanttui.format import clean
 from quanttui.measure import perplexity
 from quanttui.measure.perplexity import room
@@ -182,6 +183,7 @@ class BaseFile:
         """Begin a file for the first `chunks` chunks of `tokens`, or go on with its `.part` if that is for the same.
 
         Raises:
+            OSError: a full disk, with the file's name.
             UserError: it cannot be written.
             ValueError: there are not that many tokens.
         """
@@ -190,12 +192,14 @@ class BaseFile:
         part = partial(path)
         head = _HEADER.pack(_MAGIC, context, vocabulary, chunks) + tokens[: chunks * context].astype("<i4").tobytes()
         try:
-            file = FileIO(part, "r+" if part.exists() else "w+")
+            file = FileIO(part, "r+" if part.exists() else "w+", opener=paths.private)
             if file.seek(0, os.SEEK_END) != size(context, vocabulary, chunks) or _read(file, 0, len(head)) != head:
                 file.truncate(0)
                 _write(file, 0, head)
                 file.truncate(size(context, vocabulary, chunks))
         except OSError as error:
+            if no_room(error):
+                raise OSError(error.errno, error.strerror, str(part)) from None
             raise UserError(f"{clean(str(part))}: cannot be written: {error.strerror}") from None
         return cls(path, file, context, vocabulary, chunks)
 
@@ -373,7 +377,8 @@ def _header(name: str, head: bytes, found: int) -> tuple[int, int, int]:
 
 def _sound(head: npt.NDArray[np.float32], vocabulary: int) -> npt.NDArray[np.bool_]:
     """Whether these can be heads of rows: the likeliest token has a probability between 1 / vocabulary and 1."""
-    scale, low = head[:, 0].astype(np.float64), head[:, 1].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # what is no number is not sound, and needs no warning beside that
+        scale, low = head[:, 0].astype(np.float64), head[:, 1].astype(np.float64)
     high = low + scale * _TOP
     possible: npt.NDArray[np.bool_] = (scale >= 0) & (low < 0) & (scale * _TOP < DEPTH + 1)
     return possible & (high > -math.log(vocabulary) - _SLACK) & (high < _SLACK)

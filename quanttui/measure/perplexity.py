@@ -389,8 +389,8 @@ class Raw:
     def __init__(self, path: Path, name: str):
         self.name = name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            path.parent.mkdir(mode=0o700, exist_ok=True)  # not what is above it: a session may have been moved
+            path.touch(0o600)
             self._file = path.open("r+b", buffering=0)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None

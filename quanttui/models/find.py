@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from quanttui import catalog
+from quanttui import catalog, paths
 from quanttui.catalog import Brief, File, Found, Place
 from quanttui.errors import UserError
 from quanttui.format import clean
@@ -280,7 +280,7 @@ class _Memory:
         keys = [*old, *sorted(self.used & self.known.keys())][-REMEMBERED:]
         record = _Record(VERSION, {key: self.known[key] for key in keys})
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            paths.made(self.path.parent)
             _replace(self.path, msgspec.msgpack.encode(record))
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from quanttui import quants
+from quanttui import paths, quants
 from quanttui.errors import UserError
 from quanttui.events import Shape, TensorGroup
 from quanttui.format import clean
@@ -423,7 +423,7 @@ def _remembered(note: Path, key: list[object]) -> str | None:
 def _remember(note: Path, entry: list[object]) -> None:
     """A cache that cannot be written costs time, never the answer."""
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
+        paths.made(note.parent)
         with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False, encoding="utf-8") as file:
             json.dump(entry, file)
         os.replace(file.name, note)

@@ -150,7 +150,8 @@ def _load_dat(source: _Source) -> Matrix:
         if values < 1 or not name or name in matrix:
             raise source.bad(f"entry {number} is empty or repeated")
         sums = source.floats(values)
-        matrix[name] = sums / np.float32(calls) if calls > 0 else sums
+        with np.errstate(invalid="ignore"):  # what is no number is refused, in one line
+            matrix[name] = sums / np.float32(calls) if calls > 0 else sums
     if not source.left:
         return Matrix(matrix)
     chunks, dataset = source.int32(), source.text()

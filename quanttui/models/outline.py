@@ -91,7 +91,7 @@ def _configured(path: Path) -> Header:
         config = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise UserError(f"{said}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise UserError(f"{said}: is no JSON object, as a model's config.json is") from None
     given = config.get("_name_or_path")
     name = PurePath(given).name if isinstance(given, str) and given else file.absolute().parent.name

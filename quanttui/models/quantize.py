@@ -113,13 +113,14 @@ def make(
     key = yield from _key(arm, header, quant, cache, build, overrides)
     folder = cache / "quants"
     target = folder / f"{label.without_quant(source.name)[:60] or 'model'}-{quant.name}-{key}.gguf"
-    store.prepare(folder, "as the cache of quants")
+    store.prepare(folder, "as the cache of quants", private=True)
     store.hold(target)
     try:
         if not store.is_whole(target):
             estimate = estimate_bytes(header, quant, bool(arm.imatrix), overrides)
             store.make_room(folder, estimate, max_bytes, free or store.free_bytes)
             yield from _make(arm, quant, header, engine, target, threads, overrides)
+            store.lock_up(target)
         store.touch(target)
     except BaseException:
         store.release(target)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from quanttui import paths
 from quanttui.errors import UserError
 from quanttui.format import clean, size
 from quanttui.models import header as headers
@@ -47,9 +48,11 @@ class Cached:
     in_use: bool
 
 
-def prepare(folder: Path, use: str) -> None:
-    """Make the folder, and remove what dead processes left in it."""
+def prepare(folder: Path, use: str, private: bool = False) -> None:
+    """Make the folder, for its user alone where it is `private`, and remove what dead processes left in it."""
     try:
+        if private:
+            paths.made(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for entry in os.scandir(folder):
             match = _OWNED.match(entry.name)
@@ -61,13 +64,19 @@ def prepare(folder: Path, use: str) -> None:
 
 def hold(target: Path) -> None:
     """The file is in use by this process until `release`, also before it is there: nobody evicts it."""
-    _mark_of(target).touch()
+    _mark_of(target).touch(0o600)
 
 
 def touch(target: Path) -> None:
     """Note the use in the access time; the time of change stays, since digests are remembered by it."""
     status = target.stat()
     os.utime(target, ns=(time.time_ns(), status.st_mtime_ns))
+
+
+def lock_up(target: Path) -> None:
+    """Have a file that was made in the cache for its user alone: its maker goes by the umask."""
+    with contextlib.suppress(OSError):
+        target.chmod(0o600)
 
 
 def release(file: Path) -> None:
@@ -187,12 +196,18 @@ def _host() -> str:
 
 
 def _me() -> str:
-    return f"{_host()}-{os.getpid()}-{int(psutil.Process().create_time())}"
+    return f"{_host()}-{os.getpid()}-{int(_started(psutil.Process()))}"
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process began, in seconds from a moment that stays where it is when the clock is set: Linux reckons that
+    time from the moment of the boot, which moves then."""
+    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0.0)
 
 
 def _lives(pid: int, started: int) -> bool:
     try:
-        return abs(psutil.Process(pid).create_time() - started) < 2
+        return abs(_started(psutil.Process(pid)) - started) < 2
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:

@@ -126,13 +126,14 @@ def make(
     header = _header_of(arm)
     target = _place(header, arm.quant, cache)
     folder = target.parent
-    store.prepare(folder, "as the cache of quants")
+    store.prepare(folder, "as the cache of quants", private=True)
     store.hold(target)
     try:
         if not store.is_whole(target):
             store.make_room(folder, _less(header.file_bytes), max_bytes, free or store.free_bytes)
             for fraction in write(header, target):
                 yield events.PhaseProgress(arm=arm.id, phase="quantize", fraction=fraction)
+            store.lock_up(target)
         store.touch(target)
     except BaseException:
         store.release(target)

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from quanttui import format
+from quanttui import format, paths
 from quanttui.events import Ceiling, Host
 from quanttui.probes import ROOT, Absent
 from quanttui.probes.host import caches
@@ -94,8 +94,8 @@ def remember(cache: Path, machine: Host, threads: int, values: Sequence[float]) 
     known[key] = [*known.get(key, []), *values][-REMEMBERED:]
     part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(msgspec.json.encode(known))
+        paths.made(cache.parent)
+        paths.write(part, msgspec.json.encode(known))
         os.replace(part, cache)
     except OSError:
         with suppress(OSError):

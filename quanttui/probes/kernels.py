@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from quanttui import format, quants
+from quanttui import format, paths, quants
 from quanttui.events import Ceiling, KernelRate
 from quanttui.probes import ROOT, Absent, contents
 from quanttui.probes.host import binary_size, cache_bytes, cores, cpu_list, cpu_name
@@ -581,9 +581,9 @@ def _remember(cache: Path, fresh: dict[Key, Remembered]) -> None:
     entries = list((_known(cache) | fresh).values())[-MOST_REMEMBERED:]
     temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
     with suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        paths.made(cache.parent)
         try:
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(entries)))
+            paths.write(temporary, msgspec.json.format(msgspec.json.encode(entries)))
             os.replace(temporary, cache)
         finally:
             temporary.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from typing import IO
 
 import msgspec
 
-from quanttui import session
+from quanttui import paths, session
 from quanttui.errors import UserError
 from quanttui.format import clean, duration
 from quanttui.remote import wire
@@ -288,7 +288,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, host: str, hello: wire.Hello) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        paths.made(folder)
         self.folder = folder
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -323,7 +323,7 @@ class Store:
         """Have remote.json say what holds now."""
         self.origin = msgspec.structs.replace(self.origin, alive=alive, wall=wall, asked=self.asked)
         new = self.folder / (session.REMOTE + ".new")
-        new.write_bytes(msgspec.json.encode(self.origin) + b"\n")
+        paths.write(new, msgspec.json.encode(self.origin) + b"\n")
         os.replace(new, self.folder / session.REMOTE)
 
     def close(self) -> None:

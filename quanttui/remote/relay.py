@@ -89,7 +89,7 @@ class Log:
 
     def is_boundary(self, offset: int) -> bool:
         """Whether a line begins at this byte."""
-        return offset == 0 or (offset > 0 and os.pread(self._file, 1, offset - 1) == b"\n")
+        return offset == 0 or (0 < offset <= self.size() and os.pread(self._file, 1, offset - 1) == b"\n")
 
     def size(self) -> int:
         """Bytes."""
@@ -232,13 +232,7 @@ def leave(folder: Path, ask: wire.Ask) -> None:
     """Append a viewer's request to the session's control.jsonl, unless it lies there: its answer was lost then."""
     said = {"request": clean(ask.request, 40), "arm": clean(ask.arm, 80), "value": clean(ask.value, 40)}
     mark = msgspec.json.encode({"via": clean(ask.via, 80)})[1:-1]
-    path = folder / session.CONTROL
     with suppress(FileNotFoundError):
-        if mark in path.read_bytes():
+        if any(mark in line for line in (folder / session.CONTROL).read_bytes().split(b"\n")[:-1]):
             return
-    line = msgspec.json.encode({**said, "wall": time.time()})[:-1] + b"," + mark + b"}\n"
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(file, line)
-    finally:
-        os.close(file)
+    session.leave(folder, msgspec.json.encode({**said, "wall": time.time()})[:-1] + b"," + mark + b"}\n")

@@ -8,7 +8,11 @@ before the first message is no message.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
+
+T = TypeVar("T")
 
 PROTOCOL = 1
 
@@ -105,7 +109,7 @@ def of_relay(line: bytes) -> RelaySays:
     Raises:
         ValueError: nothing that this version knows.
     """
-    return _relay.decode(line)
+    return _decoded(_relay, line)
 
 
 def of_mirror(line: bytes) -> MirrorSays:
@@ -114,4 +118,11 @@ def of_mirror(line: bytes) -> MirrorSays:
     Raises:
         ValueError: nothing that this version knows.
     """
-    return _mirror.decode(line)
+    return _decoded(_mirror, line)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], line: bytes) -> T:
+    try:
+        return decoder.decode(line)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None

@@ -18,7 +18,6 @@ The form has no place for a verdict: `warnings` says which of its speeds are con
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -29,7 +28,7 @@ from typing import Any
 from quanttui import quants
 from quanttui.diagnosis import windows
 from quanttui.events import Build, Host
-from quanttui.format import clean
+from quanttui.format import clean, json_text
 from quanttui.state import Arm, Repetition, State
 from quanttui.stats.intervals import mean_sd
 from quanttui.summary import summarize, tainted
@@ -64,13 +63,13 @@ _COMMIT, _NUMBER = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7,40
 
 def report(state: State) -> str:
     """The session as `llama-bench -o json` prints it: an array, a newline at its end."""
-    lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows(state))
+    lines = ",\n".join(f"  {json_text(row, None)}" for row in rows(state))
     return f"[\n{lines}\n]\n"
 
 
 def lines(state: State) -> str:
     """The same as `-o jsonl` prints it: an object a line, "" where nothing was timed."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(state))
+    return "".join(json_text(row, None) + "\n" for row in rows(state))
 
 
 def warnings(state: State) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from quanttui.decide.study import Study, study
+from quanttui.format import json_text
 from quanttui.state import State
 
 NAMES = ("text", "md", "json", "csv", "html", "llama-bench", "llama-bench-jsonl")
@@ -29,7 +29,7 @@ def write(name: str, state: State, over: bool = False, folder: Path | None = Non
     if name == "json":
         from quanttui.report import json as data
 
-        return json.dumps(data.report(state, over, folder, answers), indent=1, ensure_ascii=False) + "\n"
+        return json_text(data.report(state, over, folder, answers)) + "\n"
     if name == "csv":
         from quanttui.report import csv
 

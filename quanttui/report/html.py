@@ -28,7 +28,7 @@ from quanttui.report.text import machine
 from quanttui.state import Arm, State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Divergence, Estimate
-from quanttui.summary import ArmSummary, Depth, Kld, Speed, Summary, peak, summarize, tainted
+from quanttui.summary import AGAIN, ArmSummary, Depth, Kld, Speed, Summary, broken, peak, summarize, tainted
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """The page's own Content-Security-Policy: it may load nothing, and run nothing."""
@@ -624,7 +624,10 @@ def _told(arm: ArmSummary) -> Iterator[str]:
         doubt = " [!] these are too far apart" if arm.placed.doubtful else ""
         yield f"layers {arm.placed.layers}/{arm.placed.of} on the GPU{reserved}{counted}{doubt}"
     if arm.disturbed:
-        yield f"{arm.disturbed} repetitions done again: a key was answered"
+        yield f"{arm.disturbed} repetitions done again: {AGAIN}"
+    for kind, speed in (("prompt", arm.prompt), ("generation", arm.decode)):
+        if said := broken(speed):
+            yield f"{kind}: {said}"
     if arm.energy is not None and arm.energy.joules_per_token is not None:
         idle = arm.energy.idle_watts
         net = "idle power was not measured and is in it" if idle is None else f"{significant(idle)} W idle subtracted"

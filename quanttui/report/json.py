@@ -14,9 +14,10 @@ shares of one.
 `percent_error` has the chunk as its unit. `radius`, `low` and `high` are of a 95 % confidence sequence: it may be
 watched. Those of `paired` are of ln(PPL / PPL of the base), `interval` says of what: "text" (all of this text, whose
 chunks are drawn at random) or "texts" (such texts). What ends in `_from_rows` is told by the base's 16-bit rows, as
-llama-perplexity has it; `decode.clean` is the speed outside of the contaminated stretches; `energy` is net of
-`idle_watts` where those are known; `percentiles` by fraction ("0.5" the median) need the session's raw folder and are
-null without it.
+llama-perplexity has it; `breaks` are session times at which the sweep was resumed between the repetitions of a speed,
+and `notes` say what had changed by then; `decode.clean` is the speed outside of the contaminated stretches; `energy` is
+net of `idle_watts` where those are known; `percentiles` by fraction ("0.5" the median) need the session's raw folder
+and are null without it.
 
 `tasks` has what the answers say, an object for each task, none without an answer:
 
@@ -119,8 +120,8 @@ def _arm(arm: ArmSummary, rows: Rows | None) -> dict[str, Any]:
         "bytes": arm.bytes,
         "bits_per_weight": plain(arm.bits_per_weight),
         "tensor_types": arm.tensor_types or None,
-        "prompt": _some(arm.prompt, "tok_s", "sd", "n"),
-        "decode": _some(arm.decode, "tok_s", "tok_s_median", "sd", "n", "radius", "gb_s", "mbu", "clean"),
+        "prompt": _some(arm.prompt, "tok_s", "sd", "n", "breaks"),
+        "decode": _some(arm.decode, "tok_s", "tok_s_median", "sd", "n", "radius", "gb_s", "mbu", "clean", "breaks"),
         "tainted": {kind: tainted(arm.verdicts, kind) for kind in ("prompt", "decode")},
         "depths": [_depth(one) for one in arm.deeper],
         "perplexity": _some(
@@ -146,8 +147,8 @@ def _some(value: msgspec.Struct | None, *names: str) -> dict[str, Any] | None:
 def _depth(one: Depth) -> dict[str, Any]:
     return {
         "depth": one.depth,
-        "prompt": _some(one.prompt, "tok_s", "sd", "n"),
-        "decode": _some(one.decode, "tok_s", "tok_s_median", "sd", "n", "radius"),
+        "prompt": _some(one.prompt, "tok_s", "sd", "n", "breaks"),
+        "decode": _some(one.decode, "tok_s", "tok_s_median", "sd", "n", "radius", "breaks"),
         "tainted": {"prompt": one.prompt_tainted, "decode": one.decode_tainted},
     }
 

@@ -18,7 +18,20 @@ from quanttui.report import study as task_words
 from quanttui.state import Arm, State
 from quanttui.stats import divergence
 from quanttui.stats.divergence import Estimate
-from quanttui.summary import ArmSummary, Delta, Depth, Placed, Quality, Speed, Summary, peak, summarize, tainted
+from quanttui.summary import (
+    AGAIN,
+    ArmSummary,
+    Delta,
+    Depth,
+    Placed,
+    Quality,
+    Speed,
+    Summary,
+    broken,
+    peak,
+    summarize,
+    tainted,
+)
 
 WIDTH = 120
 
@@ -314,6 +327,11 @@ def _first_depth(arm: ArmSummary) -> int:
     return depth if isinstance(depth, int) else 0
 
 
+def _deeper(arm: ArmSummary) -> Iterator[tuple[str, Speed | None]]:
+    for one in arm.deeper:
+        yield from ((f"prompt at depth {one.depth}", one.prompt), (f"gen at depth {one.depth}", one.decode))
+
+
 def _row(arm: ArmSummary, base: str) -> list[str]:
     decode, mark = arm.decode, "*" if arm.tainted else ""
     prompt_mark = "*" if tainted(arm.verdicts, "prompt") else ""
@@ -481,11 +499,14 @@ def _arm(state: State, arm: ArmSummary, known: Arm, folder: Path | None) -> Iter
             f"{significant(found.of)} s without re-reading and CPU contention",
             2,
         )
+    for kind, speed in (("prompt", arm.prompt), ("gen", arm.decode), *_deeper(arm)):
+        if said := broken(speed):
+            yield Line(f"{kind}: {said}", 2)
     if arm.placed:
         yield Line(_placed(arm.placed), 2)
     if arm.disturbed:
         times = f"{arm.disturbed} repetition{'s' if arm.disturbed > 1 else ''}"
-        yield Line(f"{times} done again: a key was answered", 2)
+        yield Line(f"{times} done again: {AGAIN}", 2)
     if arm.energy:
         yield Line(_energy(arm), 2)
     if arm.perplexity:

@@ -23,6 +23,9 @@ what their tensors are."""
 LARGEST = 1 << 24
 """Larger lengths are damage: the largest vocabularies are a sixtieth of it."""
 
+LAYERS, WEIGHTS = 4096, 1 << 46
+"""So many layers, and so many weights in all of them, no model has by far."""
+
 
 @dataclass(frozen=True)
 class KnownShape:
@@ -164,7 +167,7 @@ def of(config: Mapping[str, Any], names: tuple[str, ...], source: str) -> KnownS
     experts = read.length(family.experts) if family.experts else 0
     shape = KnownShape(
         names=names,
-        layers=read.length("num_hidden_layers"),
+        layers=read.length("num_hidden_layers", most=LAYERS),
         embedding=embedding,
         feed_forward=read.length(family.hidden),
         heads=heads,
@@ -183,10 +186,12 @@ def of(config: Mapping[str, Any], names: tuple[str, ...], source: str) -> KnownS
         head_norms=family.head_norms,
         sinks=family.sinks,
         rope=read.number("rope_theta", 10000.0),
-        rotated=int(head * read.number("partial_rotary_factor", 1.0)) // 2 * 2,
+        rotated=int(head * min(1.0, read.number("partial_rotary_factor", 1.0))) // 2 * 2,
     )
     if shape.heads % shape.heads_kv or shape.head % 2 or shape.experts_used > shape.experts:
         raise UserError(f"{source}: {heads} heads of {head} over {shape.heads_kv} KV heads make no model")
+    if shape.parameters > WEIGHTS:
+        raise UserError(f"{source}: comes to {shape.parameters:.1e} weights, which no model has")
     return shape
 
 
@@ -196,11 +201,11 @@ class _Reader:
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values, self.source = values, source
 
-    def length(self, key: str, default: int | None = None) -> int:
+    def length(self, key: str, default: int | None = None, most: int = LARGEST) -> int:
         """A whole number of at least 1."""
         value = self.values.get(key)
         value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             said = "is missing" if value is None else f"is no length: {clean(str(value), 40)}"
             raise UserError(f"{self.source}: {key} {said}")
         return value

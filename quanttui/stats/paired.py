@@ -29,7 +29,8 @@ some figures, which would then move.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import msgspec
@@ -45,6 +46,9 @@ FEW_CLUSTERS = 6
 
 CELLS = 2**20
 """Drawn numbers that are held at a time, some 30 MiB."""
+
+KEPT = 2**22
+"""Up to so many draws of rows one by one are kept, 16 MiB: all arms of a task draw the same."""
 
 PRIOR = (0.5, 0.5, 5.0)
 """Of pairs lost, gained and alike in `difference_sequence`: one in six discordant. It is exact with any; with this one
@@ -259,20 +263,53 @@ def _sums(rows: Floats, resamples: int, seed: int) -> Floats:
     How often each of the rows that differ is among n drawn is multinomial, so that few that differ need few draws
     whatever n is. Where most differ, n rows are drawn one by one.
     """
-    random, n = np.random.Generator(np.random.PCG64(seed)), len(rows)
+    return _sums_of(rows.tobytes(), rows.shape, resamples, seed)
+
+
+@lru_cache(maxsize=4)
+def _sums_of(data: bytes, shape: tuple[int, ...], resamples: int, seed: int) -> Floats:
+    """Kept, as an interval, a p and a proof of equivalence are all taken of the same resamples."""
+    rows = np.frombuffer(data, dtype=np.float64).reshape(shape)
+    n = len(rows)
     distinct, times = np.unique(rows, axis=0, return_counts=True)
     few = 4 * len(distinct) <= n
     each = distinct if few else np.repeat(distinct, times, axis=0)
-    size = max(1, CELLS // len(each))
-    found = []
+    parts = _multinomial(times, resamples, seed) if few else _one_by_one(n, resamples, seed)
+    sums = np.concatenate([drawn.astype(np.float64) @ each for drawn in parts])
+    sums.flags.writeable = False
+    return sums
+
+
+def _multinomial(times: Counts, resamples: int, seed: int) -> Iterator[Counts]:
+    """How often each kind of row, of which there are so many, is among as many as all drawn: [some, kinds] at a time.
+    """
+    random, n = np.random.Generator(np.random.PCG64(seed)), int(times.sum())
+    for now in _parts(resamples, len(times)):
+        yield random.multinomial(n, times / n, now)
+
+
+def _one_by_one(n: int, resamples: int, seed: int) -> Iterable[npt.NDArray[np.integer]]:
+    """How often each of n rows is among n drawn: [some, n] at a time."""
+    return _kept(n, resamples, seed) if n * resamples <= KEPT else _draws(n, resamples, seed)
+
+
+@lru_cache(maxsize=1)
+def _kept(n: int, resamples: int, seed: int) -> tuple[npt.NDArray[np.int32], ...]:
+    return tuple(drawn.astype(np.int32) for drawn in _draws(n, resamples, seed))
+
+
+def _draws(n: int, resamples: int, seed: int) -> Iterator[Counts]:
+    random = np.random.Generator(np.random.PCG64(seed))
+    for now in _parts(resamples, n):
+        places = random.integers(n, size=(now, n)) + n * np.arange(now)[:, None]
+        yield np.bincount(places.ravel(), minlength=now * n).reshape(now, n)
+
+
+def _parts(resamples: int, width: int) -> Iterator[int]:
+    """How many resamples of that width are drawn at a time."""
+    size = max(1, CELLS // width)
     for begin in range(0, resamples, size):
-        now = min(size, resamples - begin)
-        if few:
-            drawn = random.multinomial(n, times / n, now)
-        else:
-            drawn = np.stack([np.bincount(row, minlength=n) for row in random.integers(n, size=(now, n))])
-        found.append(drawn.astype(np.float64) @ each)
-    return np.concatenate(found)
+        yield min(size, resamples - begin)
 
 
 def _percentiles(draws: Floats, n: int, alpha: float) -> tuple[float, float]:

@@ -20,7 +20,40 @@ STEP = 256
 """Contexts are made in multiples of this many tokens."""
 
 
+TOGETHER = 8
+"""At most so many questions are read together: a recurrent model keeps a state for each of them."""
+
+READ = 2048
+"""Bytes of text that are read together, beside the beginning that they share: about llama.cpp's n_ubatch in tokens."""
+
+BOUNDARY = 2
+"""Tokens: by so many fewer may a prompt share what it begins with, where its next characters belong to the last ones.
+"""
+
 Answer = protocol.Generated | protocol.Chosen
+
+
+def together(items: Sequence[Item]) -> tuple[tuple[Item, ...], ...]:
+    """The items in their order, those side by side that are asked at once: questions in a row that begin alike.
+
+    By the items alone: so they are the same for every arm, and whatever is recorded already.
+    """
+    groups: list[list[Item]] = []
+    read = 0
+    for item in items:
+        size = len(item.prompt.encode("utf-8", "replace")) - len(item.prefix.encode("utf-8", "replace"))
+        read += size
+        if not groups or not _alike(groups[-1][0], item) or len(groups[-1]) == TOGETHER or read > READ:
+            groups.append([])
+            read = size
+        groups[-1].append(item)
+    return tuple(map(tuple, groups))
+
+
+def _alike(one: Item, other: Item) -> bool:
+    """Whether two items are questions that begin alike."""
+    are_questions = all(each.choices and each.prompt for each in (one, other))
+    return are_questions and one.prefix == other.prefix
 
 
 def given(item: Item, thinking: bool | None = None) -> protocol.Given:
@@ -30,15 +63,18 @@ def given(item: Item, thinking: bool | None = None) -> protocol.Given:
 
 
 def request(
-    unit: e.Unit, item: Item, settings: e.Settings, context: int, thinking: bool | None = None
+    asked: Sequence[tuple[e.Unit, Item]], settings: e.Settings, context: int, thinking: bool | None = None
 ) -> protocol.Generate | protocol.Choose:
-    """What an engine is asked about an item, in a context of so many tokens."""
-    prompt = given(item, thinking)
+    """What an engine is asked about an item, or about those of `together`, in a context of so many tokens."""
+    unit, item = asked[0]
     if item.choices:
-        return protocol.Choose(unit=unit, prompt=prompt, choices=item.choices, context=context, chat=settings.chat)
+        questions = tuple(
+            protocol.Question(unit=each, prompt=given(one, thinking), choices=one.choices) for each, one in asked
+        )
+        return protocol.Choose(questions=questions, context=context, chat=settings.chat, together=TOGETHER)
     return protocol.Generate(
         unit=unit,
-        prompt=prompt,
+        prompt=given(item, thinking),
         max_tokens=item.max_tokens or settings.max_tokens,
         stop=item.stop,
         until=item.until,
@@ -49,12 +85,20 @@ def request(
 
 
 def context(items: Sequence[Item], rendered: protocol.Rendered, max_tokens: int, chat: bool = False) -> int:
-    """Tokens of context that hold every item with its answer: no more than the model was trained for."""
-    longest = max(
-        tokens + _room(item, max_tokens, chat) for item, tokens in zip(items, rendered.tokens, strict=True)
-    )
+    """Tokens of context that hold every item with its answer, and all those that are asked with it: no more than the
+    model was trained for."""
+    shared = rendered.shared or (0,) * len(items)
+    each = iter(zip(items, rendered.tokens, shared, strict=True))
+    longest = max(_asked([next(each) for _ in group], max_tokens, chat) for group in together(items))
     wanted = -(-longest // STEP) * STEP
     return min(wanted, rendered.most) if rendered.most else wanted
+
+
+def _asked(group: Sequence[tuple[Item, int, int]], max_tokens: int, chat: bool) -> int:
+    """Tokens that items hold which are asked at once, given their prompts' and those that these share."""
+    begun = group[0][2]
+    own = sum(tokens - begun + BOUNDARY for _, tokens, _ in group) - BOUNDARY
+    return begun + own + max(_room(item, max_tokens, chat) for item, *_ in group)
 
 
 def _room(item: Item, max_tokens: int, chat: bool) -> int:

@@ -12,28 +12,28 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from quanttui import __version__, headless, quants, session, shapes
+from quanttui import __version__, headless, paths, quants, session, shapes
 from quanttui import events as e
 from quanttui.diagnosis import ceilings, thresholds
 from quanttui.engine import protocol
 from quanttui.engine.process import Engine, EngineFailure
 from quanttui.errors import UserError
-from quanttui.format import clean, size
+from quanttui.format import clean, json_text, size
 from quanttui.measure import corpus, divergence, tasks
-from quanttui.models import sources, tiles
+from quanttui.models import header, sources, tiles
 from quanttui.probes import bandwidth, host
 from quanttui.probes.memory import limits
 from quanttui.probes.sampler import Sampler
 from quanttui.state import State
 from quanttui.stats.intervals import median
-from quanttui.sweep import plan, room
+from quanttui.sweep import changed, lock, plan, room
 from quanttui.sweep.runner import Options, Sweep
 
 GHOST_QUANTS = "Q8_0,Q4_K_M,Q2_K"
@@ -55,6 +55,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `settings.schedule` auto what fits. `kv` are the KV cache's types, an arm with each; `shuffled`: arms come in a
     random order, by the settings' seed. `ghosts`: the demo has some, for 0.7 GB in the cache. `observer` knows what
     watching costs with a build and so many threads. `screen` are more arguments of the monitor (tui.app.Monitor).
+    `wait`: for the end of another sweep on this machine, instead of being refused. `anyway`: resume though files,
+    programs or the machine changed.
     """
 
     models: tuple[str, ...] = ()
@@ -68,6 +70,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     resume: Path | None = None
     headless: bool = False
     detach: bool = False
+    wait: bool = False
+    anyway: bool = False
     demo: bool = False
     ghosts: bool = False
     sessions_dir: Path
@@ -81,15 +85,23 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def launch(request: Request) -> int:
-    """Do what was asked; returns the exit code.
+    """Do what was asked, with the machine for itself; returns the exit code.
 
     Raises:
-        UserError: the input cannot be used, or the session cannot be written.
+        UserError: the input cannot be used, the session cannot be written, or another sweep runs on this machine.
     """
-    writer = _resumed(request) if request.resume else _opened(request)
+    with closing(lock.hold("a sweep", request.wait, _warn)) as machine:
+        if machine.note:
+            _warn(machine.note)
+        return _alone(request, machine)
+
+
+def _alone(request: Request, machine: lock.Machine) -> int:
+    """The same on a machine that measures nothing else."""
+    writer = _resumed(request, machine) if request.resume else _opened(request, machine)
     if request.detach:
         writer.close()
-        _detach(writer.folder)
+        _detach(writer.folder, machine, request)
         print(f"{writer.folder}: runs on without this terminal; `quanttui attach {writer.folder}` watches it")
         return 0
     options = Options(
@@ -99,6 +111,7 @@ def launch(request: Request) -> int:
         text=writer.state.settings.text,
         tasks=tasks.load(writer.state.settings),
         hz=request.sample_hz,
+        anyway=request.anyway,
     )
     sweep = Sweep(
         writer,
@@ -109,7 +122,7 @@ def launch(request: Request) -> int:
         memory=_memory,
     )
     try:
-        return _headless(sweep, request) if request.headless else _screen(sweep, request)
+        return _headless(sweep, request) if request.headless else _screen(sweep, request, machine)
     finally:
         _remember(writer.state, request.cache_dir)
         writer.close()
@@ -141,10 +154,15 @@ def _remember(state: State, cache: Path) -> None:
 
 
 class _Thread:
-    """The sweep's thread: its outcome, or the error that ended it, once `done` is set."""
+    """The sweep's thread: its outcome, or the error that ended it, once `done` is set.
 
-    def __init__(self, sweep: Sweep) -> None:
+    Args:
+        over: called when it ends.
+    """
+
+    def __init__(self, sweep: Sweep, over: Callable[[], object] = lambda: None) -> None:
         self.sweep = sweep
+        self._over = over
         self.done = threading.Event()
         self.outcome = "interrupted"
         self.error: Exception | None = None
@@ -155,6 +173,7 @@ class _Thread:
         except Exception as error:  # handed to the main thread, which raises it
             self.error = error
         finally:
+            self._over()
             self.done.set()
 
     def result(self) -> int:
@@ -186,7 +205,7 @@ def _finish(sweep: Sweep, request: Request) -> None:
     if request.json:
         from quanttui.report import json as report_json
 
-        print(msgspec.json.encode(report_json.report(sweep.writer.state)).decode())
+        print(json_text(report_json.report(sweep.writer.state), None))
         return
     from quanttui.report import text as report_text
 
@@ -195,17 +214,28 @@ def _finish(sweep: Sweep, request: Request) -> None:
     print(f"session: {folder}\nverdicts with their evidence: quanttui report {folder}")
 
 
-def _screen(sweep: Sweep, request: Request) -> int:
+def _screen(sweep: Sweep, request: Request, machine: lock.Machine) -> int:
     """The live monitor, with the sweep in a thread of its own that outlives it."""
     from quanttui.tui.app import Monitor
 
-    thread = _Thread(sweep)
+    leaving = threading.Event()
+
+    def leave() -> None:
+        leaving.set()
+        sweep.leave()
+
+    def over() -> None:
+        """A screen that stays open measures nothing, so others may. Only an heir gets the machine without a gap."""
+        if not leaving.is_set():
+            machine.close()
+
+    thread = _Thread(sweep, over)
     app = Monitor(
         sweep.writer.folder,
         mode="live",
         sweep=thread.run,
         stop=sweep.stop,
-        leave=sweep.leave,
+        leave=leave,
         disturb=sweep.disturb,
         **request.screen,
     )
@@ -215,7 +245,7 @@ def _screen(sweep: Sweep, request: Request) -> int:
         _say("finishing the unit under way; the sweep then goes on without this terminal")
     code = thread.result()
     if left and sweep.writer.state.closed == "interrupted":
-        _detach(sweep.writer.folder)
+        _detach(sweep.writer.folder, machine, request)
         _say(f"`quanttui attach {sweep.writer.folder}` watches it")
         return 0
     with suppress(OSError):
@@ -229,7 +259,13 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _opened(request: Request) -> session.Writer:
+def _warn(text: str) -> None:
+    """The same where no output is meant to go."""
+    with suppress(OSError):
+        print(f"quanttui: {text}", file=sys.stderr, flush=True)
+
+
+def _opened(request: Request, machine: lock.Machine) -> session.Writer:
     """A new session with its first event in the log."""
     models, wanted = request.models, request.quants
     if request.demo:
@@ -240,21 +276,21 @@ def _opened(request: Request) -> session.Writer:
     planned = plan.with_kv(files, request.kv)
     haunting, said = _ghosts(request) if request.demo else ((), ())
     planned += haunting
-    settings = _scheduled(_settings(request, planned), planned, request.shuffled)
-    machine = host.host()
-    built = build()
+    settings = _scheduled(_settings(request, planned), planned, request.shuffled, request.cache_dir)
+    here, built = host.host(), build()
     folder = session.create(request.sessions_dir, name, request.session)
+    machine.write(folder, fresh=True)
     writer = session.Writer(folder)
     writer.append(
         e.SessionOpened(
             schema=e.SCHEMA,
             model=name,
-            host=machine,
+            host=here,
             build=built,
             settings=settings,
             plan=planned,
             origin_ns=writer.origin_ns,
-            notes=(*_notes(machine, built), *said),
+            notes=(*_notes(here, built), *said, *filter(None, [machine.note])),
             observer=request.observer(built, settings.threads),
             wall=time.time(),
             pid=os.getpid(),
@@ -283,41 +319,56 @@ def _ghosts(request: Request) -> tuple[tuple[e.PlannedArm, ...], tuple[str, ...]
     return arms, ()
 
 
-def _resumed(request: Request) -> session.Writer:
+def _resumed(request: Request, machine: lock.Machine) -> session.Writer:
     """A session that another process began: what it recorded is kept, what is missing is to be done.
 
     Raises:
-        UserError: it is no session, or its writer still lives.
+        UserError: it is no session, its writer still lives, or what it measures is no longer what it was.
     """
     folder = session.find(request.sessions_dir, str(request.resume))
     if (there := session.origin(folder)) is not None:
         raise UserError(f"{folder}: mirrors a session of {clean(there.host, 80)}: resume it there")
+    machine.write(folder)
     state = session.load(folder)
     if state.opened is None:
         raise UserError(f"{folder}: holds no plan to resume: start anew with `quanttui run MODEL`")
     if state.writer is not None and not state.writer[0]:
         raise UserError(f"{folder}: was imported, nothing of it can go on: start anew with `quanttui run MODEL`")
-    if session.status(state, folder) == "running" and state.writer and state.writer[0] != os.getpid():
+    gone = (os.getpid(), machine.predecessor)
+    if session.status(state, folder) == "running" and state.writer and state.writer[0] not in gone:
         raise UserError(f"{folder}: process {state.writer[0]} is running it: `quanttui attach {folder}` watches it")
     _same_text(folder, state.settings)
     _same_items(folder, state.settings)
-    machine, built = host.host(), build()
+    here, built = host.host(), build()
+    differs = () if machine.inherited else changed.since(state, here, built, request.cache_dir, _warn)
+    if differs and not request.anyway:
+        raise UserError(_refusal(folder, differs))
     writer = session.Writer(folder)
     writer.append(
         e.SessionResumed(
-            host=machine,
+            host=here,
             build=built,
             settings=state.settings,
             plan=tuple(arm.plan for arm in state.arms.values()),
             origin_ns=writer.origin_ns,
-            notes=_notes(machine, built),
+            notes=(*_notes(here, built), *(f"resumed though {one}" for one in differs), *filter(None, [machine.note])),
             observer=request.observer(built, state.settings.threads),
             wall=time.time(),
             pid=os.getpid(),
             pid_started=psutil.Process().create_time(),
+            changed=differs,
         )
     )
     return writer
+
+
+def _refusal(folder: Path, differs: tuple[str, ...]) -> str:
+    """Why a session is not gone on with, and the ways out."""
+    count = "something" if len(differs) == 1 else f"{len(differs)} things"
+    return (
+        f"{clean(str(folder))}: {count} changed since it was begun: {'; '.join(differs)}: put back what was there, or "
+        "start a new session; --anyway goes on all the same, and the reports will say so"
+    )
 
 
 def _same_text(folder: Path, settings: e.Settings) -> None:
@@ -375,7 +426,9 @@ def _settings(request: Request, planned: tuple[e.PlannedArm, ...]) -> e.Settings
     return msgspec.structs.replace(settings, digests=tuple((one.name, one.sha256) for one in tasks.load(settings)))
 
 
-def _scheduled(settings: e.Settings, planned: tuple[e.PlannedArm, ...], shuffled: bool) -> e.Settings:
+def _scheduled(
+    settings: e.Settings, planned: tuple[e.PlannedArm, ...], shuffled: bool, cache: Path
+) -> e.Settings:
     """The settings with the arms' order, and a schedule that fits.
 
     Raises:
@@ -385,7 +438,7 @@ def _scheduled(settings: e.Settings, planned: tuple[e.PlannedArm, ...], shuffled
         names = ", ".join(arm.id for arm in planned)
         raise UserError(f"--base {clean(settings.base, 40)}: is none of the quants of this sweep: {clean(names)}")
     if settings.kld_base:
-        _check_logits(settings)
+        settings = _with_logits(settings, cache)
     schedule = settings.schedule
     if schedule == "auto":
         gpus = host.host().gpus if settings.gpu_layers and build().gpu_offload else ()
@@ -396,8 +449,13 @@ def _scheduled(settings: e.Settings, planned: tuple[e.PlannedArm, ...], shuffled
     return msgspec.structs.replace(settings, schedule=schedule, order=order)
 
 
-def _check_logits(settings: e.Settings) -> None:
-    """Base logits that exist already must be of the perplexity's context. Vocabulary and text the engine looks at."""
+def _with_logits(settings: e.Settings, cache: Path) -> e.Settings:
+    """The settings with the base logits that exist already as a file of this machine, and its digest: they must be of
+    the perplexity's context. Vocabulary and text the engine looks at.
+
+    Raises:
+        UserError: they cannot be used.
+    """
     given = divergence.BaseFile.open(Path(settings.kld_base))
     given.close()
     if given.context != settings.context:
@@ -405,6 +463,9 @@ def _check_logits(settings: e.Settings) -> None:
             f"{clean(settings.kld_base)}: was made with a context of {given.context} and not {settings.context}: "
             f"measure with --ctx {given.context}, or make it anew"
         )
+    file = Path(settings.kld_base).resolve()
+    digest = header.sha256(file, cache, changed.reading(file, _warn))
+    return msgspec.structs.replace(settings, kld_base=str(file), kld_base_sha256=digest)
 
 
 def _memory() -> dict[str, float]:
@@ -415,8 +476,8 @@ def _memory() -> dict[str, float]:
     return {"mem.total": limit or machine, "mem.available": available}
 
 
-def _notes(machine: e.Host, built: e.Build) -> tuple[str, ...]:
-    advice = host.build_advice(built.gpu_offload, machine.gpus)
+def _notes(here: e.Host, built: e.Build) -> tuple[str, ...]:
+    advice = host.build_advice(built.gpu_offload, here.gpus)
     return (advice,) if advice else ()
 
 
@@ -442,12 +503,15 @@ def build() -> e.Build:
     return msgspec.structs.replace(described.build, quanttui=__version__)
 
 
-def _detach(folder: Path) -> None:
-    """Go on with a session in a process that no terminal holds: it resumes what is missing and prints to a file."""
-    log = open(session.part(folder, "stderr", "headless.txt"), "ab")  # noqa: SIM115 (the child keeps it)
+def _detach(folder: Path, machine: lock.Machine, request: Request) -> None:
+    """Go on with a session in a process that no terminal holds: it has the machine from now on, resumes what is missing
+    and prints to a file."""
+    path = session.part(folder, "stderr", "headless.txt")
+    log = open(path, "ab", opener=paths.private)  # noqa: SIM115 (the child keeps it)
     with log:
-        subprocess.Popen(
-            [sys.executable, "-m", "quanttui", "run", "--resume", str(folder.resolve()), "--headless"],
+        anyway = ["--anyway"] if request.anyway else []
+        machine.start(
+            [sys.executable, "-m", "quanttui", "run", "--resume", str(folder.resolve()), "--headless", *anyway],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

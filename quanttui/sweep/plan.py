@@ -31,8 +31,8 @@ TUNED_FOR = 8
 Test = tuple[str, int, int]
 """A speed test: kind (prompt, decode), tokens, depth."""
 
-Tasks = tuple[tuple[str, tuple[str, ...]], ...]
-"""Tasks by name, with the names of their items."""
+Tasks = tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+"""Tasks by name, with the names of their items, those side by side that are asked at once."""
 
 
 def with_kv(planned: Sequence[e.PlannedArm], types: Sequence[str]) -> tuple[e.PlannedArm, ...]:
@@ -113,23 +113,29 @@ def wants_perplexity(settings: e.Settings, arm: e.PlannedArm | None = None) -> b
 
 
 @lru_cache(maxsize=64)
-def items(tasks: Tasks, arm: str) -> tuple[e.Unit, ...]:
-    """Task units: one for each item, in their order, the same for every arm."""
-    return tuple(
-        e.Unit(arm=arm, kind="task", index=at, task=task, item=item)
-        for task, names in tasks
-        for at, item in enumerate(names)
-    )
+def items(tasks: Tasks, arm: str) -> tuple[tuple[e.Unit, ...], ...]:
+    """Task units: one for each item, in their order, the same for every arm; side by side those asked at once."""
+    groups: list[tuple[e.Unit, ...]] = []
+    for task, asked in tasks:
+        at = count()
+        groups += (
+            tuple(e.Unit(arm=arm, kind="task", index=next(at), task=task, item=item) for item in names)
+            for names in asked
+        )
+    return tuple(groups)
 
 
 @lru_cache(maxsize=64)
-def _names(tasks: Tasks, arm: str) -> tuple[str, ...]:
-    return tuple(unit.id for unit in items(tasks, arm))
+def _names(tasks: Tasks, arm: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(unit.id for unit in units) for units in items(tasks, arm))
 
 
-def item(tasks: Tasks, arm: Arm) -> tuple[int, e.Unit] | None:
-    """The first item that an arm has not answered, and its place among those of all tasks."""
-    found = next((at for at, name in enumerate(_names(tasks, arm.id)) if name not in arm.units), None)
+def item(tasks: Tasks, arm: Arm) -> tuple[int, tuple[e.Unit, ...]] | None:
+    """The first items asked at once of which an arm has not answered all, and their place among those of all tasks.
+
+    They are asked whole, the answered ones too: what is weighed together is the same to the bit only together.
+    """
+    found = next((at for at, names in enumerate(_names(tasks, arm.id)) if not names <= arm.units.keys()), None)
     return None if found is None else (found, items(tasks, arm.id)[found])
 
 

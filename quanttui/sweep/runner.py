@@ -21,11 +21,12 @@ from quanttui.decide import paired
 from quanttui.diagnosis import ceilings, drift, roofline
 from quanttui.engine import protocol
 from quanttui.engine.process import EngineFailure, Interrupted
-from quanttui.errors import UserError
+from quanttui.errors import UserError, no_room
+from quanttui.format import clean, duration
 from quanttui.measure.tasks import Task
 from quanttui.models import header, label, quantize, store, tiles
 from quanttui.probes import apple
-from quanttui.sweep import answers, base, plan, requests, room, schedule
+from quanttui.sweep import answers, base, changed, plan, requests, room, schedule, suspend, tokens
 from quanttui.sweep.schedule import Step
 
 KERNELS = "kernels.json"
@@ -70,7 +71,7 @@ class Sampler(Protocol):
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Where quants are kept and how long an engine may be silent. `text` is the perplexity's file, `tasks` what every
-    arm answers, `hz` how often the sampler reads."""
+    arm answers, `hz` how often the sampler reads. `anyway`: an arm goes on though its file is another one by now."""
 
     cache: Path
     cache_bytes: int
@@ -78,6 +79,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     tasks: tuple[Task, ...] = ()
     hz: float = 4.0
+    anyway: bool = False
 
 
 class _Asked:
@@ -108,6 +110,7 @@ class Sweep:
         sampler: makes the sampler, given where its readings go.
         idle: says why the machine is not idle, "" when it is (asked with --polite).
         memory: reads mem.total and mem.available, in bytes; empty where they are unknown.
+        asleep: seconds for which the machine was suspended since some moment.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Sweep:
         sampler: Callable[[Callable[[e.Event], None]], Sampler],
         idle: Callable[[], str] = lambda: "",
         memory: Callable[[], Mapping[str, float]] = dict,
+        asleep: Callable[[], float] = suspend.asleep,
     ) -> None:
         self.writer = writer
         self.options = options
@@ -126,6 +130,7 @@ class Sweep:
         self._sampler = sampler(self._record)
         self._idle = idle
         self._memory = memory
+        self._asleep = asleep
         self._free = memory()
         self._loaded: dict[tuple[str, int], Engine] = {}
         self._asked: Engine | None = None
@@ -133,9 +138,13 @@ class Sweep:
         self._hz = options.hz
         self._files: dict[str, Path] = {}
         self._started: set[tuple[str, int]] = set()
+        self._seen: dict[str, tuple[tuple[tuple[int, int], ...], tuple[Path, ...]]] = {}
         self._counted: dict[str, int] = {}
         self._warmed: dict[str, plan.Test] = {}
-        self._tasks = tuple((task.name, tuple(item.id for item in task.items)) for task in options.tasks)
+        self._tasks = tuple(
+            (task.name, tuple(tuple(item.id for item in asked) for asked in answers.together(task.items)))
+            for task in options.tasks
+        )
         self._items = {(task.name, item.id): item for task in options.tasks for item in task.items}
         self._thinking = {task.name: task.thinking for task in options.tasks}
         self._contexts: dict[str, int] = {}
@@ -175,7 +184,8 @@ class Sweep:
             self._sampler.stop()
             if self.error is None:
                 self.writer.append(e.SessionClosed(outcome=outcome))
-                session.write_manifest(self.writer.folder, session.manifest(self.writer.state))
+                with suppress(Stopped):
+                    self._note()
                 self.writer.sync()
         if self.error is not None:
             raise self.error
@@ -245,6 +255,7 @@ class Sweep:
         try:
             self.writer.append(event)
             if isinstance(event, e.Beat):
+                self.writer.stays()
                 self._obey()
         except (UserError, OSError) as error:
             self.error = error if isinstance(error, UserError) else UserError(f"{self.writer.folder}: {error}")
@@ -285,11 +296,57 @@ class Sweep:
             raise Skipped
 
     def _append(self, event: e.Event) -> None:
+        if isinstance(event, (e.UnitDone, e.Perplexity, e.Item)):
+            self._still(event.unit.arm)
+        elif isinstance(event, e.Tokens):
+            event = tokens.kept(self.writer.folder, event)
+        self._written(lambda: self.writer.append(event))
+
+    def _written(self, write: Callable[[], object]) -> None:
+        """Do something that only a session which cannot be written any more makes fail; that ends the sweep.
+
+        Raises:
+            Stopped: it failed.
+        """
         try:
-            self.writer.append(event)
-        except UserError as error:
-            self.error = error
+            write()
+        except (UserError, OSError) as error:
+            self.error = error if isinstance(error, UserError) else UserError(f"{self.writer.folder}: {error.strerror}")
             raise Stopped from None
+
+    def _note(self) -> None:
+        """Have the manifest say what the log does.
+
+        Raises:
+            Stopped: it cannot be written.
+        """
+
+        def write() -> None:
+            try:
+                session.write_manifest(self.writer.folder, session.manifest(self.writer.state))
+            except OSError:
+                self.writer.check()
+                raise
+
+        self._written(write)
+
+    def _still(self, arm: str) -> None:
+        """What is recorded of an arm must be of the file that it was begun with, also where that is mapped and
+        written to.
+
+        Raises:
+            UserError: it is another one by now, or gone.
+        """
+        if arm not in self._seen:
+            return
+        looks, files = self._seen[arm]
+        known, (now, _) = self.writer.state.arms[arm].file, _looks(files)
+        if now == looks or known is None or self.options.anyway:
+            return
+        digest = ",".join(header.sha256(file, self.options.cache, lambda _: self._check()) for file in files)
+        if digest != known.sha256:
+            raise UserError(f"{clean(str(files[0]), 200)}: has changed while {clean(arm, 80)} was measured")
+        self._seen[arm] = now, files
 
     def _take(self, step: Step) -> None:
         """Do one step, whatever comes of it: an arm ends done or failed, unless the sweep is stopped."""
@@ -312,7 +369,8 @@ class Sweep:
         except UserError as error:
             self._fail(arm, number, "refused", str(error))
         except OSError as error:
-            self._fail(arm, number, "failed", f"{error.filename or arm}: {error.strerror or error}")
+            outcome = protocol.FULL if no_room(error) else "failed"
+            self._fail(arm, number, outcome, f"{error.filename or arm}: {error.strerror or error}")
 
     def _do(self, step: Step) -> None:
         if step.phase == "done":
@@ -350,7 +408,9 @@ class Sweep:
         exit_code: int | None = None,
         stderr: tuple[str, ...] = (),
     ) -> None:
+        """Record that an arm ended badly, unless it did for want of a session that can be written."""
         self._let_go(arm)
+        self._blame(outcome, error)
         span = self.writer.state.span
         phase = span.phase if span is not None and span.arm == arm else ""
         if phase:
@@ -368,6 +428,20 @@ class Sweep:
             )
         )
         self.writer.sync()
+
+    def _blame(self, outcome: str, error: str) -> None:
+        """Go on only where a failure was the arm's own, and not for want of room or of a session.
+
+        Raises:
+            Stopped: it was not.
+        """
+        if outcome != "skipped":
+            self._written(self.writer.check)
+        if outcome == protocol.FULL:
+            self.error = UserError(
+                f"{error}: what was recorded stays; make room, then quanttui run --resume {self.writer.folder}"
+            )
+            raise Stopped
 
     @contextmanager
     def _phase(self, arm: str, phase: str, attempt: int = 1) -> Iterator[None]:
@@ -561,14 +635,26 @@ class Sweep:
 
     def _ask(self, engine: Engine, request: Any) -> list[Any]:
         """Have a request answered: events go to the log as they come, other answers are returned."""
-        others = []
+        others, asleep = [], self._asleep()
         with self._asking(engine):
             for answer in engine.ask(request, self.options.patience):
+                if isinstance(answer, (e.UnitDone, e.Perplexity)):
+                    answer = self._awake(answer, self._asleep() - asleep)
                 if isinstance(answer, e.Event):
                     self._append(answer)
                 else:
                     others.append(answer)
         return others
+
+    def _awake(self, answer: e.UnitDone | e.Perplexity, slept: float) -> e.UnitDone | e.Perplexity:
+        """A unit as it counts where the machine was suspended for so many seconds meanwhile: one that is timed is done
+        again, of any other the time is not told."""
+        if slept <= suspend.LEAST:
+            return answer
+        if answer.unit.kind not in plan.TIMED:
+            return msgspec.structs.replace(answer, ns=0)
+        self.disturb(f"the machine was suspended for {duration(slept)}")
+        return answer
 
     @contextmanager
     def _asking(self, engine: Engine) -> Iterator[None]:
@@ -595,6 +681,7 @@ class Sweep:
             return path
         read = header.read(path)
         digest = self._digest(planned.id, read.files, number)
+        self._same(planned.id, path, digest)
         shape, said = header.shape(read), label.label_note(read, planned.quant)
         self._append(
             e.ArmStarted(
@@ -609,10 +696,13 @@ class Sweep:
                 imatrix=planned.imatrix or header.imatrix(read),
                 label_note="; ".join(filter(None, (said, shape.note))),
                 attempt=number,
+                source_sha256=self._made_from(planned.source if not planned.ghost else ""),
+                imatrix_sha256=self._made_from(planned.imatrix if not planned.file else ""),
             )
         )
         self._started.add((planned.id, number))
-        session.write_manifest(self.writer.folder, session.manifest(self.writer.state))
+        self._seen[planned.id] = _looks(read.files)
+        self._note()
         return path
 
     def _digest(self, arm: str, files: Sequence[Path], number: int) -> str:
@@ -624,6 +714,24 @@ class Sweep:
 
         with self._phase(arm, "hash", number):
             return ",".join(header.sha256(file, self.options.cache, told) for file in files)
+
+    def _same(self, arm: str, path: Path, digest: str) -> None:
+        """What is recorded of an arm must not go on with another file.
+
+        Raises:
+            UserError: its content is another one.
+        """
+        other = changed.other(path, self.writer.state.arms[arm].file, digest)
+        if other and not self.options.anyway:
+            folder = clean(str(self.writer.folder))
+            raise UserError(
+                f"{other}: what is recorded of {clean(arm, 80)} was measured with the old one: put that back, or run "
+                f"this one anew; quanttui run --resume {folder} --anyway takes it all the same"
+            )
+
+    def _made_from(self, file: str) -> str:
+        """The digest of what an arm's file was made from, "" where it was there: remembered since it was made."""
+        return changed.digests(Path(file), self.options.cache) if file else ""
 
     def _made(self, planned: e.PlannedArm, number: int) -> Path:
         """The quant in the cache, made now if it is not there: an engine is started only then."""
@@ -735,6 +843,7 @@ class Sweep:
         state, folder = self.writer.state, self.writer.folder
         arm, chunks = state.arms[step.arm], self._chunks(step.arm)
         if "kld" in self.settings.tasks and state.base is None:
+            self._written(self.writer.check)  # a disk that is full just now must not decide it
             pair = sorted(paired.scored(state), key=lambda one: -(one.plan.bytes or 0))[:2]
             fit = room.arms_fit(state, [one.id for one in pair], self._free)
             self._append(base.choose(state, folder, chunks, fit))
@@ -751,16 +860,22 @@ class Sweep:
         )
 
     def _answer(self, engine: Engine, step: Step) -> None:
-        """Have an item of a task answered. Its answer is recorded before its unit is."""
-        (unit,) = step.units
-        item = self._items[unit.task, unit.item]
-        count = sum(task == unit.task for task, _ in self._items)
-        context, thinking = self._context(engine, step.arm), self._thinking[unit.task]
-        request = answers.request(unit, item, self.settings, context, thinking)
+        """Have an item of a task answered, or those that are asked at once. An answer is recorded before its unit is;
+        of a unit that is recorded already nothing is any more."""
+        asked = [(unit, self._items[unit.task, unit.item]) for unit in step.units]
+        known = {unit for unit in step.units if unit.id in self.writer.state.arms[step.arm].units}
+        task = step.units[0].task
+        count = sum(name == task for name, _ in self._items)
+        context = self._context(engine, step.arm)
+        request = answers.request(asked, self.settings, context, self._thinking[task])
         with self._asking(engine):
             for told in engine.ask(request, self.options.patience):
-                answered = isinstance(told, (protocol.Generated, protocol.Chosen))
-                self._append(answers.record(self.writer.folder, unit, item, count, told) if answered else told)
+                if isinstance(told, (protocol.Generated, protocol.Chosen)):
+                    if told.unit not in known:
+                        item = self._items[task, told.unit.item]
+                        self._append(answers.record(self.writer.folder, told.unit, item, count, told))
+                elif getattr(told, "unit", None) not in known:
+                    self._append(told)
 
     def _context(self, engine: Engine, arm: str) -> int:
         """The context, in tokens, that all items fit into with their answers, as far as the model goes."""
@@ -794,6 +909,7 @@ class Sweep:
                 for _ in engine.ask(request, self.options.patience):
                     pass
         except EngineFailure as failure:
+            self._blame(failure.outcome, failure.error)
             why = f"no KL divergence from here on: {told.name}, decoded beside: {failure.error}"
             self._append(e.BaseChosen(base=told.name, how="none", why=why))
             if key in self._loaded:
@@ -822,6 +938,19 @@ class Sweep:
         for name in (base.LOGITS, f"{base.LOGITS}.part", "beside.nll"):
             with suppress(OSError):
                 (self.writer.folder / "raw" / name).unlink(missing_ok=True)
+
+
+def _looks(files: Sequence[Path]) -> tuple[tuple[tuple[int, int], ...], tuple[Path, ...]]:
+    """Sizes and times of change of files, by which it is seen that nobody wrote to them; (0, 0) for one that is gone.
+    The files, too."""
+    found = []
+    for file in files:
+        try:
+            status = file.stat()
+            found.append((status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append((0, 0))
+    return tuple(found), tuple(files)
 
 
 def _phase_of(step: Step) -> str:

@@ -5,7 +5,7 @@ nothing of its own.
 
     sequential    one arm after the other: speed, perplexity, tasks; the anchor between them (diagnosis.drift)
     round-robin   a repetition of each arm in turn, all of them loaded, then perplexity arm by arm, then an item of the
-                  tasks of each arm in turn
+                  tasks of each arm in turn, or the items that are asked at once
     abba          the same, there and back, so that a steady drift falls on all arms alike
 
 Where not all arms fit into memory together, round-robin and abba take turns in two blocks of repetitions instead, and
@@ -93,7 +93,7 @@ def _first(
     """What the first arm has left that needs not wait for the base; where all wait, the base's next chunks. Items of
     tasks that are answered `in_turns` begin when no arm has anything else left."""
     waiting = False
-    turns: list[tuple[int, e.Unit]] = []
+    turns: list[tuple[int, tuple[e.Unit, ...]]] = []
     for arm in arms:
         number = _number(arm)
         if step := _speed(state, arm, number):
@@ -121,22 +121,22 @@ def _first(
 def _last(arm: Arm, number: int, tasks: plan.Tasks) -> Step:
     """The next item that an arm has to answer once its other figures are there; then its end."""
     item = _item(arm, number, tasks)
-    return Step(arm.id, "task", 1, item[1:]) if item else Step(arm.id, "done", number)
+    return Step(arm.id, "task", 1, item[1]) if item else Step(arm.id, "done", number)
 
 
-def _item(arm: Arm, number: int, tasks: plan.Tasks) -> tuple[int, e.Unit] | None:
+def _item(arm: Arm, number: int, tasks: plan.Tasks) -> tuple[int, tuple[e.Unit, ...]] | None:
     """The next item that an arm has to answer, and its place among all. Nothing asks a ghost, and nobody twice."""
     return plan.item(tasks, arm) if number == 1 and not arm.plan.ghost else None
 
 
-def _item_in_turns(turns: list[tuple[int, e.Unit]], back: bool) -> Step | None:
+def _item_in_turns(turns: list[tuple[int, tuple[e.Unit, ...]]], back: bool) -> Step | None:
     """The earliest of the arms' next items: of the same item the first arm's, or `back` every other time the last's."""
     if not turns:
         return None
     first = min(place for place, _ in turns)
-    units = [unit for place, unit in turns if place == first]
-    unit = units[-1 if back and first % 2 else 0]
-    return Step(unit.arm, "task", 1, (unit,))
+    asked = [units for place, units in turns if place == first]
+    units = asked[-1 if back and first % 2 else 0]
+    return Step(units[0].arm, "task", 1, units)
 
 
 def _is_unprobed(state: State, arm: Arm) -> bool:

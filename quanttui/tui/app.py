@@ -346,6 +346,8 @@ class Monitor(App[str], inherit_bindings=False):
         return outlet is not None and outlet.backlog > 0
 
     def _paint(self, due: str, pace: str = "") -> None:
+        if not self.screen_stack:  # the screens go before the app does: a timer may still come
+            return
         tail = self.feed.tail if self.feed.state is not self.feed.tail else None
         if due == "whole":
             at_end = self.feed.whole and self.state.n >= self.feed.tail.n

@@ -18,6 +18,7 @@ STATES: dict[str, tuple[str, str]] = {
     "done": ("✓", "ok"),
     "interrupted": ("!", "warn"),
     "empty": ("·", "dim"),
+    "unreadable": ("?", "bad"),
 }
 """A session's state with its sign and role."""
 
@@ -65,6 +66,7 @@ def of(
     known = ordered(found)
     here = chosen(known, selected) or (known[0] if known else None)
     place = clean(str(here.folder)) if here is not None else "`quanttui demo` records one"
+    place = f"{place}: {clean(here.note)}" if here is not None and here.note else place
     rows = tuple(Row(key(one), _cells(one, local)) for one in known)
     return Catalog(clean(where), rows, key(here) if here is not None else "", place, asked)
 

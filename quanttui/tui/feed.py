@@ -16,14 +16,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from quanttui import events as e
-from quanttui import session
+from quanttui import frames, session
 from quanttui import state as fold
 from quanttui.state import State, uncollected
 
-AHEAD = 20_000
+AHEAD = 5_000
 """Events that may wait to be folded; the reader pauses there, so a screen that stands still costs no memory."""
 
 POLL = 0.1
@@ -38,10 +39,16 @@ BUSY = 0.2
 APART = 2
 """How many times further apart key frames are that a viewer has to make: it is waited for."""
 
+PACKING, PATIENCE = 4, 0.1
+"""Key frames that may wait to be packed, and seconds to wait for room: where the disk takes longer, one is left out."""
+
 LONG = 16 << 20
 """Bytes of a log from which on it is read in one go."""
 
 _BLOCK = 1 << 20
+
+_TOGETHER = 64
+"""Events that are folded between looks at the clock: less than a millisecond."""
 
 
 class Follower(threading.Thread):
@@ -120,10 +127,10 @@ class Frames:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path = folder / session.FRAMES
         self._known = session.frames(folder)
-        self._own: Path | None = None
+        self._own: frames.Appender | None = None
         self._packing: ThreadPoolExecutor | None = None
+        self._room = threading.Semaphore(PACKING)
         self._count = 0
 
     def before(self, t: float | None) -> list[session.Frame]:
@@ -138,15 +145,28 @@ class Frames:
         Raises:
             ValueError, OSError: it cannot be had.
         """
-        return session.read_frame(self._own or self._path, frame)
+        if self._own is not None:
+            return session.read_frame(self._own.path, frame)
+        return session.framed(self._folder, frame)
 
-    def see(self, state: State, offset: int) -> None:
+    @property
+    def until(self) -> int:
+        """Events until the next one is due."""
+        return APART * session.FRAME_EVERY - self._count
+
+    def see(self, state: State, offset: int, count: int = 1) -> None:
         """Keep the state where a frame is due and there is none: the log's writer makes them as it goes on.
 
         It is packed and written in a thread, which needs no Python meanwhile.
+
+        Args:
+            count: how many events more than before it is of; no more than `until`.
         """
-        self._count += 1
-        if self._count % (APART * session.FRAME_EVERY) or (self._own is None and self._known):
+        self._count += count
+        if self.until > 0:
+            return
+        self._count = 0
+        if self._own is None and self._known:
             return
         if self._own is None:
             try:
@@ -154,13 +174,17 @@ class Frames:
             except OSError:
                 return
             os.close(made)
-            self._own, self._packing = Path(name), ThreadPoolExecutor(1, "key-frames")
+            self._own, self._packing = frames.Appender(Path(name)), ThreadPoolExecutor(1, "key-frames")
         assert self._packing is not None
-        self._packing.submit(self._keep, self._own, offset, state.t, fold.encode(state))
+        if self._room.acquire(timeout=PATIENCE):
+            self._packing.submit(self._keep, self._own, offset, self._own.take(state))
 
-    def _keep(self, path: Path, offset: int, t: float, encoded: bytes) -> None:
-        with suppress(OSError):
-            self._known.append(session.append_encoded(path, offset, t, encoded))
+    def _keep(self, own: frames.Appender, offset: int, taken: frames.Taken) -> None:
+        try:
+            with suppress(OSError):
+                self._known.append(own.append(offset, taken))
+        finally:
+            self._room.release()
 
     def settle(self) -> None:
         """Wait for those that are being written."""
@@ -170,7 +194,7 @@ class Frames:
     def close(self) -> None:
         if self._packing is not None and self._own is not None:
             self._packing.shutdown(cancel_futures=True)
-            self._own.unlink(missing_ok=True)
+            self._own.path.unlink(missing_ok=True)
 
 
 class Place:
@@ -329,13 +353,15 @@ class Feed:
     def _read_long(self, reader: session.Reader, budget: float) -> bool:
         """Go on with a log of which much is to be read, in this thread alone: two would wait for each other. Then the
         follower takes over."""
-        until, see = time.monotonic() + budget, self._frames.see
+        until, more = time.monotonic() + budget, True
         with uncollected():
-            for count, event in enumerate(self._events, 1):
-                self.tail.apply(event)
-                self._folded = reader.offset
-                see(self.tail, reader.offset)
-                if count % 64 == 0 and time.monotonic() > until:
+            while more:
+                most = min(_TOGETHER, self._frames.until)
+                events = list(islice(self._events, most))
+                fold.fold(events, self.tail)
+                self._folded, more = reader.offset, len(events) == most
+                self._frames.see(self.tail, reader.offset, len(events))
+                if more and time.monotonic() > until:
                     return False
         reader.close()
         self._long = None

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from textual.app import App
 
+from quanttui import paths
 from quanttui.format import clean
 from quanttui.state import State
 from quanttui.tui.parts import View
@@ -82,16 +83,19 @@ def as_json(content: object) -> str:
     return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
 
 
-def save(stem: Path, contents: tuple[str, str, str]) -> list[Path]:
-    """Write a picture's three files; returns their paths.
+def save(stem: Path, contents: tuple[str, str, str], private: bool = True) -> list[Path]:
+    """Write a picture's three files, for their user alone where they are `private`; returns their paths.
 
     Raises:
         OSError: they cannot be written.
     """
+    if private:
+        paths.made(stem.parent)
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = [stem.with_name(f"{stem.name}.{kind}") for kind in KINDS]
     for path, content in zip(written, contents, strict=True):
-        path.write_text(content, encoding="utf-8")
+        with open(path, "w", encoding="utf-8", opener=paths.private if private else None) as file:
+            file.write(content)
     return written
 
 

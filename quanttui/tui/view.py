@@ -14,7 +14,19 @@ from quanttui.flags import LEVELS
 from quanttui.flags import brief as short
 from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant, size
 from quanttui.state import State
-from quanttui.summary import ArmSummary, Energy, Summary, at_most, eta, peak, phase_left, share_done, tainted
+from quanttui.summary import (
+    AGAIN,
+    ArmSummary,
+    Energy,
+    Summary,
+    at_most,
+    broken,
+    eta,
+    peak,
+    phase_left,
+    share_done,
+    tainted,
+)
 from quanttui.transport import FROZEN, LIVE, Cursor
 from quanttui.tui import panels
 from quanttui.tui.panels import Charts, Now
@@ -109,7 +121,7 @@ def of(
         total=len(state.arms),
         clock=clock(state.t),
         left=_left(state, left),
-        phase=state.phase,
+        phase=clean(state.phase, 20),
         fraction=fraction,
         phase_left=_phase_words(state, fraction, seconds),
         marks=tuple(_mark(one, state.arm) for one in summary.arms),
@@ -245,10 +257,10 @@ def _lane(state: State, end: float) -> tuple[Stretch, ...]:
         if seconds < least and last and (last.end - last.start < least or span.phase == last.phase):
             shares[span.phase] = shares.get(span.phase, 0.0) + seconds
             phase = max(shares, key=shares.__getitem__)
-            found[-1] = Stretch(last.arm, phase, last.start, until, span is now)
+            found[-1] = Stretch(last.arm, clean(phase, 20), last.start, until, span is now)
             continue
         shares = {span.phase: seconds} if seconds < least else {}
-        found.append(Stretch(clean(span.arm, 24), span.phase, span.start, until, span is now))
+        found.append(Stretch(clean(span.arm, 24), clean(span.phase, 20), span.start, until, span is now))
     return tuple(found)
 
 
@@ -465,7 +477,10 @@ def _verdict(state: State, summary: Summary, chosen: str) -> tuple[Line, ...]:
         lines.append(((f"{name} ", "text"), ("[!] ", "warn"), (f"{said}: {apart} % apart", "text")))
     if one.disturbed:
         times = f"{one.disturbed} repetition{'s' if one.disturbed > 1 else ''}"
-        lines.append(((f"{name} ", "text"), ("[i] ", "info"), (f"{times} done again: a key was answered", "text")))
+        lines.append(((f"{name} ", "text"), ("[i] ", "info"), (f"{times} done again: {AGAIN}", "text")))
+    for kind, speed in (("prompt", one.prompt), ("gen", one.decode)):
+        if told := broken(speed):
+            lines.append(((f"{name} {kind} ", "text"), ("[i] ", "info"), (told, "text")))
     if one.label_note:
         lines.append(((f"{name} ", "text"), ("[!] ", "warn"), (clean(one.label_note), "text")))
     if not lines:

@@ -14,7 +14,6 @@ is damaged. `source` says what it was recomputed from, or why it was not.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from quanttui import session
+from quanttui import format, session
 from quanttui.decide.study import study
 from quanttui.format import clean
 from quanttui.summary import summarize
@@ -73,7 +72,7 @@ def run(folder: Path, files: bool = False, strict: bool = False, as_json: bool =
         if not as_json:
             print(line(figure), flush=True)
     if as_json:
-        print(json.dumps(data(folder, done), indent=1, ensure_ascii=False))
+        print(format.json_text(data(folder, done)))
     else:
         print(f"\n{last(folder, done)}")
     return code(done, strict)

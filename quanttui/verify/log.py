@@ -180,7 +180,7 @@ class _Reading:
 
     def tokens(self, event: e.Tokens) -> None:
         if self._unit is not None and self._unit[0] == event.unit:
-            self._ns += event.ns
+            self._ns += event.each
 
     def disturbed(self, event: e.UnitDisturbed) -> None:
         self._disturbed |= self._unit is not None and self._unit[0] == event.unit
@@ -189,14 +189,15 @@ class _Reading:
         unit, own = event.unit, self._unit is not None and self._unit[0] == event.unit
         if unit.kind != "anchor":
             self._attempt(unit.arm, unit.attempt)
-        if unit.kind in ("prompt", "decode") and not (own and self._disturbed):
+        if unit.kind in ("prompt", "decode") and not (own and self._disturbed) and event.tokens and event.ns:
             by_token = sum(self._ns) if own and len(self._ns) == event.tokens else None
             self.log.timed.setdefault(unit.arm, []).append(Timed(unit, event.tokens, event.ns, by_token))
         self._peak(unit.arm, unit.kind, event.counters.rss, event.counters.anonymous, None)
         self._unit = None
 
     def perplexity(self, event: e.Perplexity) -> None:
-        self.log.chunks.setdefault(event.unit.arm, {})[event.chunk] = event
+        if event.sound:
+            self.log.chunks.setdefault(event.unit.arm, {})[event.chunk] = event
 
     def item(self, event: e.Item) -> None:
         self.log.items.setdefault(event.unit.arm, {})[f"{event.unit.task}/{event.unit.item}"] = event

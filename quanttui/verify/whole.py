@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -55,8 +54,8 @@ def of_frames(folder: Path) -> Iterator[Figure]:
         for event in reader.events():
             state.apply(event)
             if (frame := frames.get(reader.offset)) is not None:
-                told.append(_digest(_frame(path, frame)))
-                found.append(_digest(fold.encode(state)))
+                told.append(_framed(path, frame))
+                found.append(_digest(state))
     finally:
         reader.close()
     if len(told) < len(frames):
@@ -65,20 +64,15 @@ def of_frames(folder: Path) -> Iterator[Figure]:
     yield texts("session", "key frames", told, found, f"a fresh fold of {session.EVENTS}", names)
 
 
-def _frame(path: Path, frame: session.Frame) -> bytes:
-    """A key frame's state, encoded; empty where it is damaged."""
-    with suppress(OSError, zlib.error), open(path, "rb") as file:
-        file.seek(frame.place)
-        return zlib.decompress(file.read(frame.length))
-    return b""
+def _framed(path: Path, frame: session.Frame) -> str:
+    """The digest of a key frame's state; that of nothing where it is damaged."""
+    with suppress(OSError, ValueError):
+        return _digest(session.read_frame(path, frame))
+    return hashlib.sha256(b"").hexdigest()[:16]
 
 
-def _digest(encoded: bytes) -> str:
-    """Of the state that is encoded there, each number in its own kind: a byte count may have come as a whole number or
-    not. What is no state is digested as it is."""
-    with suppress(ValueError):
-        encoded = fold.encode(fold.decode(encoded))
-    return hashlib.sha256(encoded).hexdigest()[:16]
+def _digest(state: fold.State) -> str:
+    return hashlib.sha256(fold.canonical(state)).hexdigest()[:16]
 
 
 # --- the manifest ---------------------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ SCREEN = "screen"
 COVERAGE = "coverage"
 """The word for the table of the statistics, which needs no tool and no model."""
 
+SCALE, SOAK = "scale", "soak"
+"""The words for the tables of a week's sweep, and of eight hours with viewers that come and go."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure the rows asked for, and print them. Those of the monitor on a terminal have a table of their own."""
@@ -49,6 +52,14 @@ def main(words: Sequence[str] | None = None) -> int:
         from . import coverage
 
         return coverage.main(words[1:])
+    if words and words[0] == SCALE:
+        from .scale import command as scale
+
+        return scale.main(words[1:])
+    if words and words[0] == SOAK:
+        from .soak import command as soak
+
+        return soak.main(words[1:])
     args = _parser().parse_args(words)
     say = _say(args.silent)
     try:
@@ -130,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.benchmarks",
         description="quanttui against llama.cpp's own tools: one table.",
         epilog=f"{SCREEN} [ROW ...]: the monitor on a terminal, a table of its own ({SCREEN} --help); "
-        f"{COVERAGE}: how often the statistics keep what they say ({COVERAGE} --help)",
+        f"{COVERAGE}: how often the statistics keep what they say ({COVERAGE} --help); {SCALE}: a week's sweep, made "
+        f"up ({SCALE} --help); {SOAK}: hours of a sweep in minutes, with viewers ({SOAK} --help)",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", choices=[[], *ROWS], help=f"{', '.join(ROWS)} (default: all)")
     parser.add_argument("--tools", type=Path, metavar="DIR", help="folder of llama-bench and llama-perplexity")

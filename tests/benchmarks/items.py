@@ -47,9 +47,9 @@ def _answering(file: Path, task: Task, settings: e.Settings, folder: Path) -> Co
             assert isinstance(rendered, protocol.Rendered)
             room = answers.context(task.items, rendered, settings.max_tokens)
             told = []
-            for index, item in enumerate(task.items):
-                unit = e.Unit(arm="x", kind="task", index=index, task=task.name, item=item.id)
-                told += started.ask(answers.request(unit, item, settings, room))
+            for together in answers.together(task.items):
+                units = (e.Unit(arm="x", kind="task", index=0, task=task.name, item=item.id) for item in together)
+                told += started.ask(answers.request(list(zip(units, together, strict=True)), settings, room))
         done = [one for one in told if isinstance(one, e.UnitDone)]
         assert not any(getattr(one, "stopped", "") == "context" for one in told), "an item has no room"
         return 1e9 * len(done) / sum(one.ns for one in done)
@@ -72,10 +72,11 @@ def thinned(subject: str, source: Path, folder: Path) -> Path:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure; print a table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.items", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, metavar="GGUF", help=f"instead of {SHAPE} as {QUANT}")
+    parser.add_argument("file", nargs="?", type=Path, metavar="GGUF", help=f"instead of a ghost as {QUANT}")
+    parser.add_argument("--shape", default=SHAPE, metavar="ghost:ARCH", help=f"of the ghost ({SHAPE})")
     parser.add_argument("--mmlu", required=True, metavar="DIR", help="MMLU's files, with a header line")
     parser.add_argument("--subject", default="machine_learning", metavar="NAME", help="one of its subjects")
-    parser.add_argument("--items", type=int, default=30, metavar="N", help="of it (30)")
+    parser.add_argument("--items", type=int, default=50, metavar="N", help="of it (50, as of 500 over ten subjects)")
     parser.add_argument("--threads", "-t", type=int, default=2, metavar="N")
     parser.add_argument("--cap", type=int, default=5, metavar="N", help="rounds at most (5)")
     parser.add_argument("--patience", type=float, default=300.0, metavar="S", help="wait so long for a quiet machine")
@@ -84,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
         folder = Path(name)
         file = args.file or folder / "ghost.gguf"
         if args.file is None:
-            for _ in tiles.write(tiles.header_of(SHAPE, quants.BY_NAME[QUANT]), file):
+            for _ in tiles.write(tiles.header_of(args.shape, quants.BY_NAME[QUANT]), file):
                 pass
             args.mmlu = str(thinned(args.subject, Path(args.mmlu), folder))
         tasks = []

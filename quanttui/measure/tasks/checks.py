@@ -1,15 +1,19 @@
-"""What tells a right answer from a wrong one. Pure: a check and an answer in, yes or no out."""
+"""What tells a right answer from a wrong one: a check and an answer in, yes or no out.
+
+Regular expressions and JSON Schemas come from files of anybody's, and run where they can be stopped (`bounded`).
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from quanttui.errors import UserError
+from quanttui.measure.tasks import bounded
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -21,6 +25,12 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d{1,9})\]")
 MISSING = object()
 """What is no value of JSON, None included."""
 
+LONGEST_REGEX = 2000
+"""Characters of a regular expression: longer ones take long to be understood."""
+
+DEEPEST = 64
+"""Structures in one another, in a schema or a value that is asked for."""
+
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One question to the answer without the blanks around it.
@@ -29,6 +39,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     alone is this one. json_path: the first JSON object or array in it has `equals` at this path ($.name[0].other).
     schema: that JSON meets this JSON Schema (Draft 2020-12); it may stand beside json_path, and both must hold then.
     entities: these of `tokens`, each as (first token, token after the last, type), and no others are named in it.
+    A regex or schema that takes more than bounded.SECONDS over an answer does not hold.
     """
 
     exact: str | None = None
@@ -56,7 +67,11 @@ def validate(check: Check) -> None:
         raise UserError(f"must have one of {', '.join(KINDS)}, and has {' and '.join(given) or 'none'}")
     if (check.json_path is None) != (check.equals is msgspec.UNSET):
         raise UserError("json_path and equals go together")
+    if max(_depth(check.equals), _depth(check.schema)) > DEEPEST:
+        raise UserError(f"equals and schema must not be nested more than {DEEPEST} deep")
     if check.regex is not None:
+        if len(check.regex) > LONGEST_REGEX:
+            raise UserError(f"regex has {len(check.regex)} characters, and must have {LONGEST_REGEX} at most")
         try:
             re.compile(check.regex)
         except (re.error, RecursionError, OverflowError) as error:
@@ -77,7 +92,7 @@ def holds(check: Check, answer: str) -> bool:
     if check.exact is not None:
         return said == check.exact.strip()
     if check.regex is not None:
-        return re.search(check.regex, said) is not None
+        return _within(searched, check.regex, said)
     if check.choice is not None:
         return chosen(said, check.of) == check.choice
     given = found(said)
@@ -122,8 +137,24 @@ def found(answer: str) -> Any:
 
 def meets(schema: dict[str, Any], value: Any) -> bool:
     """Whether a JSON value meets a schema (JSON Schema, Draft 2020-12). `format` is not asked; nothing is fetched."""
-    if value is MISSING:
+    return value is not MISSING and _within(met, schema, value)
+
+
+def _within(ask: Callable[..., bool], *given: Any) -> bool:
+    """What comes of a question that is asked within limits; no where it goes beyond them."""
+    try:
+        return bounded.call(ask, *given)
+    except bounded.Exceeded:
         return False
+
+
+def searched(regex: str, text: str) -> bool:
+    """Whether a regular expression is found in a text. Without limits: `holds` has them."""
+    return re.search(regex, text) is not None
+
+
+def met(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a value meets a schema. Without limits: `meets` has them."""
     try:
         return bool(_validator(schema).is_valid(value))
     except RecursionError:
@@ -139,11 +170,22 @@ def _validator(schema: dict[str, Any]) -> Validator:
 
 
 def _usable(schema: dict[str, Any]) -> None:
-    """See that it is a schema, whole in itself.
+    """See that it is a schema, whole in itself, that can be asked in time.
 
     Raises:
-        UserError: it is none, refers to what it does not hold, or to itself without end.
+        UserError: it is not.
     """
+    try:
+        wrong = bounded.call(complaint, schema)
+    except bounded.Exceeded:
+        wrong = f"schema takes more than {bounded.SECONDS:g} s, or too much memory, for an empty object"
+    if wrong:
+        raise UserError(wrong)
+
+
+def complaint(schema: dict[str, Any]) -> str:
+    """Why it is no schema, or refers to what it does not hold, or to itself without end; "" where it can be asked.
+    Without limits: `validate` has them."""
     from jsonschema import Draft202012Validator, SchemaError
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -152,19 +194,29 @@ def _usable(schema: dict[str, Any]) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise UserError(f"schema is none: {error.message[:200]}") from None
+        return f"schema is none: {error.message[:200]}"
     resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
     for reference in _references(schema):
         try:
             resolver.lookup(reference)
         except Unresolvable:
-            raise UserError(f"schema refers to {reference!r}, which it does not hold: nothing is fetched") from None
+            return f"schema refers to {reference!r}, which it does not hold: nothing is fetched"
     empty: tuple[Any, ...] = ({}, [])
     try:
         for value in empty:
             _validator(schema).is_valid(value)
     except RecursionError:
-        raise UserError("schema refers to itself without end") from None
+        return "schema refers to itself without end"
+    return ""
+
+
+def _depth(value: Any) -> int:
+    """How many structures lie in one another at most."""
+    found, level = 0, [value]
+    while level := [one for one in level if isinstance(one, (dict, list))]:
+        found += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return found
 
 
 def _references(part: Any) -> Iterator[str]:

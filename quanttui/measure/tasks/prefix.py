@@ -2,11 +2,13 @@
 
 What the memory holds of a prompt is always put there in one of two ways: all of it from an empty memory, or the whole
 prefix from an empty memory, its tail that the prompt does not have dropped, and the rest of the prompt behind it. Which
-one it is depends on the prompt and its prefix alone: so no value depends on what was asked before.
+one it is depends on the prompt, its prefix and the prompts that are read together with it alone: so no value depends on
+what was asked before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +20,8 @@ NONE: TokenArray = np.empty(0, dtype=np.int32)
 
 
 class Context(Protocol):
-    """What a memory needs of a context with one sequence. Any call may raise what its engine raises."""
+    """What a memory needs of a context, of whose sequences the one numbered 0 begins with the prefix. Any call may
+    raise what its engine raises."""
 
     n_batch: int
 
@@ -26,10 +29,11 @@ class Context(Protocol):
         """Forget all tokens."""
 
     def keep(self, length: int) -> bool:
-        """Forget all tokens but the first `length`; False where the memory cannot be what it was with just these."""
+        """Forget all tokens but the first `length` of sequence 0; False where the memory cannot be what it was with
+        just these."""
 
     def prompt(self, tokens: TokenArray, position: int) -> None:
-        """Submit tokens (at most n_batch of them) at the end of what the memory holds, with logits for the last."""
+        """Submit tokens (at most n_batch of them) at the end of sequence 0, with logits for the last."""
 
     def synchronize(self) -> None:
         """Wait for all that was submitted."""
@@ -48,19 +52,23 @@ class Memory:
         The tokens that the prefix alone and the prompt have in common are shared. Returns how many of them were there
         before.
         """
-        shared = common(prefix, prompt[:-1])
-        there = shared if self._has(prefix, shared) else 0
-        if not there:
-            self._begin(prompt, prefix, shared)
-        self._held = shared
+        shared, there = self.begin([prompt], prefix)
         self._submit(prompt, shared)
         self._context.synchronize()
         return there
 
-    def back(self, prompt: TokenArray, prefix: TokenArray = NONE) -> None:
-        """Have it hold just the prompt once more, behind which tokens were decoded. The logits are another's then."""
-        if not self._context.keep(len(prompt)):
-            self.put(prompt, prefix)
+    def begin(self, prompts: Sequence[TokenArray], prefix: TokenArray = NONE) -> tuple[int, int]:
+        """Have the memory hold just the beginning that the prefix alone and all these prompts have in common.
+
+        At least the last token of each prompt is none of it. Returns how many tokens it has, and how many of them were
+        there before.
+        """
+        shared = min(common(prefix, prompt[:-1]) for prompt in prompts)
+        there = shared if self._has(prefix, shared) else 0
+        if not there:
+            self._begin(prompts[0], prefix, shared)
+        self._held = shared
+        return shared, there
 
     def _has(self, prefix: TokenArray, shared: int) -> bool:
         same = 0 < shared <= self._held and np.array_equal(prefix, self._prefix)

@@ -1,7 +1,7 @@
 """Chat templates, as they stand in a GGUF: Jinja from anywhere, run in a sandbox. Knows no engine.
 
-A template is a program of whoever made the file: it gets strings in, cannot reach Python, and what it takes (a loop
-without end, memory) it takes from the engine process, which can be killed.
+A template is a program of whoever made the file: it gets strings in, cannot reach Python, and runs where it can be
+stopped (`bounded`), should it loop without end or take all memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quanttui.format import clean
+from quanttui.measure.tasks import bounded
 
 TODAY = datetime.date(2024, 7, 26)
 """What a template that asks is told to be the day, so that a prompt is the same on any: the one that Llama 3.1's
@@ -52,21 +53,26 @@ def rendered(
     plain = "\n\n".join(content for _, content in messages)
     if not template:
         return plain, "its file has no chat template"
+    switch = {} if thinking is None or not has_switch(template) else {SWITCH: thinking}
     try:
-        switch = {} if thinking is None or not has_switch(template) else {SWITCH: thinking}
-        return _rendered(template, messages, bos, eos, switch), "chat"
-    except Refused as refused:
-        return plain, f"its chat template refuses them: {clean(str(refused), 120)}"
-    except _FAILURES as error:
-        return plain, f"its chat template fails: {clean(str(error) or type(error).__name__, 120)}"
+        text, why = bounded.call(render, template, list(messages), bos, eos, switch)
+    except bounded.Exceeded:
+        return plain, f"its chat template takes more than {bounded.SECONDS:g} s, or too much memory"
+    return (plain, clean(why, 160)) if why else (text, "chat")
 
 
-def _rendered(
+def render(
     template: str, messages: Sequence[tuple[str, str]], bos: str, eos: str, switch: Mapping[str, bool]
-) -> str:
-    given = [{"role": role, "content": content} for role, content in messages]
-    made = _compiled(template)
-    return made.render(messages=given, add_generation_prompt=True, bos_token=bos, eos_token=eos, **switch)
+) -> tuple[str, str]:
+    """The template's text and "", or "" and why it has none. Without limits: `rendered` has them."""
+    try:
+        given = [{"role": role, "content": content} for role, content in messages]
+        made = _compiled(template)
+        return made.render(messages=given, add_generation_prompt=True, bos_token=bos, eos_token=eos, **switch), ""
+    except Refused as refused:
+        return "", f"its chat template refuses them: {clean(str(refused), 120)}"
+    except _FAILURES as error:
+        return "", f"its chat template fails: {clean(str(error) or type(error).__name__, 120)}"
 
 
 @lru_cache(maxsize=4)

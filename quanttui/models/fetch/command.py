@@ -6,7 +6,6 @@ whose size was not said before, and agreed to, at the terminal or with --yes.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ from typing import TextIO
 from quanttui import repository
 from quanttui.errors import UserError
 from quanttui.events import Settings
-from quanttui.format import clean, size
+from quanttui.format import clean, json_text, size
 from quanttui.models.fetch import cached, named, offers, transfer
 from quanttui.models.fetch.hub import Hub
 from quanttui.models.fetch.named import Named
@@ -52,7 +51,7 @@ def run(arguments: Sequence[str], settings: Settings, cache: Path, *, yes: bool 
             continue
         found = offers.fitted(hub, found, settings, cache)
         if as_json:
-            print(json.dumps(told.data(found, found.offers), indent=1, ensure_ascii=False))
+            print(json_text(told.data(found, found.offers)))
         else:
             print(("\n" if index else "") + told.report(found))
     return 0
@@ -97,7 +96,7 @@ def _get(
         bar.end()
     local = {file.path: str(path) for file, path in zip(repository.files(chosen), paths, strict=True)}
     if as_json:
-        print(json.dumps(told.data(found, chosen, local), indent=1, ensure_ascii=False))
+        print(json_text(told.data(found, chosen, local)))
     elif not quiet:
         print("\n".join(shown(path) for path in local.values()))
 

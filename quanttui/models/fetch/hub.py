@@ -25,6 +25,8 @@ HEADER_LIMIT = 24 << 20
 """Bytes of a file that are read for its header at most: a vocabulary of 262,144 tokens takes some 12 MiB."""
 
 _RANGE = re.compile(r"bytes (\d+)-")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BLOB = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?|")
 
 
 class Cut(Exception):
@@ -100,8 +102,11 @@ class Hub:
             )
         except Exception as error:  # whatever its transport raises
             _raise(named.argument, error, final=True)
-        files = tuple(_remote(each) for each in info.siblings or () if each.size is not None)
-        return Contents(commit=str(info.sha), gated=bool(getattr(info, "gated", False)), files=files)
+        commit = str(info.sha)
+        if not _COMMIT.fullmatch(commit):
+            raise UserError(f"{named.argument}: the Hub's answer names no commit: look at HF_ENDPOINT")
+        files = tuple(file for each in info.siblings or () if (file := _remote(each)) is not None)
+        return Contents(commit=commit, gated=bool(getattr(info, "gated", False)), files=files)
 
     def whole(self, named: Named, commit: str, path: str, place: Path) -> None:
         """See `Source`."""
@@ -198,9 +203,13 @@ def ranged(hub: Hub, named: Named, commit: str, file: Remote) -> Ranged:
     return Ranged(read_range, file.bytes)
 
 
-def _remote(sibling: Any) -> Remote:
-    sha256 = sibling.lfs.sha256 if sibling.lfs else ""
-    return Remote(path=sibling.rfilename, bytes=sibling.size, sha256=sha256, blob=sha256 or sibling.blob_id or "")
+def _remote(sibling: Any) -> Remote | None:
+    """A file as the Hub tells of it; None where that is none: its digest becomes the name of a file in the cache."""
+    sha256 = getattr(sibling.lfs, "sha256", None) or ""
+    path, size, blob = sibling.rfilename, sibling.size, sha256 or sibling.blob_id or ""
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 1 << 63
+    is_named = isinstance(path, str) and isinstance(blob, str) and _BLOB.fullmatch(blob)
+    return Remote(path=path, bytes=size, sha256=sha256, blob=blob) if is_size and is_named else None
 
 
 def _begin(response: Any) -> int:

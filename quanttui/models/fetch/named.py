@@ -32,6 +32,9 @@ _NO_MODEL = re.compile(r"(?:^|[-_.])(?:mmproj|imatrix)(?=[-_.])", re.IGNORECASE)
 _MOST = 16
 """Quants that a complaint lists."""
 
+LONGEST_PATH = 1000
+"""Characters of a file's path in a repository; the cache could not hold a file of a longer one."""
+
 
 @dataclass(frozen=True)
 class Named:
@@ -155,7 +158,8 @@ def _is_all(parts: dict[int, Remote], of: int) -> bool:
 
 def _is_plain(path: str) -> bool:
     """Whether it can be the name of a file below a folder: what comes from outside must not lead out of it."""
-    return path.isprintable() and "\\" not in path and ":" not in path and not {"", ".", ".."} & set(path.split("/"))
+    within = path.isprintable() and len(path) <= LONGEST_PATH
+    return within and "\\" not in path and ":" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from quanttui.events import ArmStarted
 from quanttui.flags import brief as short
 from quanttui.format import clean, percent, significant, size
 from quanttui.state import Attempt, Repetition
-from quanttui.summary import Speed, tainted
+from quanttui.summary import AGAIN, Speed, broken, tainted
 from quanttui.tui import panels, view
 from quanttui.tui.dossier.forms import Fact, Item, Section, Subject, absent, fact, plural, test_name
 from quanttui.tui.dossier.judged import stretches
@@ -71,7 +71,7 @@ def speeds(at: Subject) -> Section:
     items += _deeper(at)
     if at.mine.disturbed:
         times = plural(at.mine.disturbed, "repetition")
-        items.append(fact("disturbed", ("[i] ", "info"), f"{times} done again, and in no figure: a key was answered"))
+        items.append(fact("disturbed", ("[i] ", "info"), f"{times} done again, and in no figure: {AGAIN}"))
     items += _attempts(at)
     if at.mine.drift is not None:
         items.append(
@@ -98,6 +98,8 @@ def _speed(at: Subject, attempt: Attempt, kind: str, depth: int, speed: Speed, s
         lasted = f"{significant(found.seconds)} of {significant(found.of)} s"
         said = f" over the {lasted} without re-reading and CPU contention"
         yield fact("  clean-only", (significant(found.tok_s), _role(kind)), said)
+    if said := broken(speed):
+        yield fact("  break", ("[i] ", "info"), said)
     yield Fact("  each", _each(at, attempt, kind, depth, starred))
 
 

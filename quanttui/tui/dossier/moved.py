@@ -34,6 +34,9 @@ def _active(at: Subject, file: ArmStarted) -> Iterator[Item]:
     """What one token reads, by tensor types, KV cache and state."""
     shape, settings = file.shape, at.state.settings
     kv = at.arm.plan.kv or settings.kv
+    if not roofline.knows(kv):
+        yield fact("per token", (f"ggml has no KV cache of type {clean(kv, 20)}: what is read is not known", "dim"))
+        return
     depth = settings.depths[0]
     whole = roofline.active_bytes(shape, depth, kv)
     yield fact("per token", f"{size(whole)} are read at depth {depth} (active bytes A, KV cache {clean(kv, 20)})")

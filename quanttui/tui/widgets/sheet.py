@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual._styles_cache import StylesCache
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
@@ -182,6 +183,11 @@ class Sheet(Widget, can_focus=False):
         self._lines = ()
         if self._view is not None:
             self.show(self._view)
+
+    def on_unmount(self) -> None:
+        """Let go of the drawn lines: Textual keeps those of a thousand widgets that are gone, half a megabyte each, as
+        keys of a cache of their two styles."""
+        StylesCache.get_inner_outer.cache_clear()
 
     def render_line(self, y: int) -> Strip:
         width = self.extent[0]
