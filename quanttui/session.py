@@ -439,12 +439,12 @@ BEATS = 5.0
 
 
 def beats(pid: int, folder: Path | None) -> bool:
-    """Whether a log grew a moment ago and a process of its writer's number is there, and one of ours. When a process
-    began is reckoned from the clock on some systems, and is another time once that is set."""
+    """Whether a log grew a moment ago and a process of its writer's number is there, of Python as ours are. When a
+    process began is reckoned from the clock on some systems, and is another time once that is set."""
     try:
         if folder is None or pid <= 0 or abs(time.time() - (folder / EVENTS).stat().st_mtime) >= BEATS:
             return False
-        return any("quanttui" in word for word in psutil.Process(pid).cmdline())
+        return any("python" in word for word in psutil.Process(pid).cmdline()[:1])
     except (psutil.Error, OSError):
         return False
 

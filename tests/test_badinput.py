@@ -31,7 +31,6 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
-@pytest.mark.alone
 def test_whatever_is_read_is_read_rightly_or_refused_in_one_line() -> None:
     """The short form of `python -m tests.badinput`: no traceback, no hang, no blow-up, no wrong success."""
     done = subprocess.run(

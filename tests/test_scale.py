@@ -29,10 +29,7 @@ HOURLY = 12e6
 AN_ENGINE = 4
 """Descriptors that an engine takes: few looks may all have come while there was none, of which each arm starts one."""
 
-pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.skipif(os.name != "posix", reason="terminals, descriptors and signals of POSIX"),
-]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals, descriptors and signals of POSIX")
 
 
 def silent(text: str) -> None:

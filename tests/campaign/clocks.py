@@ -152,5 +152,5 @@ GROUP = "clocks"
 
 FAULTS = [
     Fault("clock set", GROUP, 12, 1, clock_set, "by up to a day, back and forth, under a sweep that is killed"),
-    Fault("machine suspended", GROUP, 24, 6, suspended, "amid a scripted sweep's units"),
+    Fault("machine suspended", GROUP, 24, 4, suspended, "amid a scripted sweep's units"),
 ]

@@ -87,4 +87,4 @@ def _seen(made: Bench, fatal: bool, both: bool) -> str:
     return "the log does not say that it is lost; " if fatal and not told else ""
 
 
-FAULTS = [Fault("GPU lost", "devices", 24, 6, lost_gpu, "NVML answers errors, for good or for a while")]
+FAULTS = [Fault("GPU lost", "devices", 24, 4, lost_gpu, "NVML answers errors, for good or for a while")]

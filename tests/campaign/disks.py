@@ -266,7 +266,7 @@ GROUP = "disks"
 
 FAULTS = [
     Fault("disk full", GROUP, 40, 1, full_disk, "under a sweep, from some line of its log on"),
-    Fault("disk full, scripted", GROUP, 60, 12, full_disk_scripted, "the same under scripted engines"),
+    Fault("disk full, scripted", GROUP, 60, 6, full_disk_scripted, "the same under scripted engines"),
     Fault("disk full at first", GROUP, 4, 1, full_at_opening, "when the sweep is begun"),
     Fault("file length limited", GROUP, 30, 1, limited_length, "the log ends at an exact byte"),
     Fault("cache's disk full", GROUP, 4, 0, full_cache, "while a quant is made"),

@@ -466,7 +466,7 @@ def two_quantizing(ground: Ground, rng: random.Random) -> Outcome:
 GROUP = "files"
 
 OWN = (
-    Fault("log torn at a byte", GROUP, 120, 24, torn_log, "the log ends within a line of each kind"),
+    Fault("log torn at a byte", GROUP, 120, 12, torn_log, "the log ends within a line of each kind"),
     Fault("key frames damaged", GROUP, 24, 6, damaged_frames, "gone, cut, damaged, another session's"),
     Fault("manifest damaged", GROUP, 10, 2, damaged_manifest, "gone, torn, another's"),
     Fault("folder linked", GROUP, 10, 2, linked_folder, "the session or a part of it is a link since"),

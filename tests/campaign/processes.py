@@ -566,10 +566,10 @@ PHASES = ("quantize", "bandwidth", "load", "prompt", "decode", "perplexity", "ta
 """Phases in which an engine works."""
 
 FAULTS: list[Fault] = [
-    Fault("headless sweep killed", "kill -9", 45, 2, sweep_killed, "at a random moment, then resumed"),
+    Fault("headless sweep killed", "kill -9", 45, 1, sweep_killed, "at a random moment, then resumed"),
     Fault("sweep killed as it starts", "kill -9", 12, 1, killed_at_start, "before or just after it records anything"),
     Fault("sweep and engine killed", "kill -9", 10, 0, all_killed, "both at once, then resumed"),
-    Fault("app killed", "kill -9", 20, 1, app_killed, "on a terminal, then resumed without one"),
+    Fault("app killed", "kill -9", 20, 0, app_killed, "on a terminal, then resumed without one"),
     Fault("detached sweep killed", "kill -9", 15, 1, detached_killed, "begun with --detach, then resumed"),
     Fault("engine killed", "kill -9", 35, 1, engine_killed, "its arm may fail, the others are done"),
     *(
@@ -585,14 +585,14 @@ FAULTS: list[Fault] = [
     Fault("killed at key frames", "kill -9", 12, 1, frames_killed, "with a key frame every third event"),
     Fault("viewers killed", "kill -9", 10, 1, viewers_killed, f"{VIEWERS} at once, one after the other"),
     Fault("parent of the relay killed", "kill -9", 8, 1, relay_killed, "a viewer of another machine"),
-    Fault("terminal closed", "signals", 10, 1, terminal_closed, "SIGHUP: the sweep goes on"),
+    Fault("terminal closed", "signals", 10, 0, terminal_closed, "SIGHUP: the sweep goes on"),
     Fault("headless sweep hung up", "signals", 3, 0, headless_hung_up, "SIGHUP: the sweep goes on"),
     Fault("app terminated", "signals", 5, 0, app_terminated, "SIGTERM: the sweep goes on"),
-    Fault("sweep terminated", "signals", 8, 1, partial(told_to_end, (signal.SIGTERM,)), "SIGTERM, then resumed"),
+    Fault("sweep terminated", "signals", 8, 0, partial(told_to_end, (signal.SIGTERM,)), "SIGTERM, then resumed"),
     Fault("ctrl-c twice", "signals", 8, 1, partial(told_to_end, (signal.SIGINT,) * 2), "SIGINT, then resumed"),
     Fault("told to end as it starts", "signals", 8, 0, told_at_start, "SIGINT or SIGTERM, then resumed"),
     Fault("ctrl-c twice in the app", "signals", 4, 0, ctrl_c_in_app, "which asks"),
-    Fault("engine stopped for a while", "signals", 8, 1, engine_paused, "SIGSTOP, SIGCONT"),
+    Fault("engine stopped for a while", "signals", 8, 0, engine_paused, "SIGSTOP, SIGCONT"),
     Fault("sweep stopped for a while", "signals", 6, 0, sweep_paused, "SIGSTOP, SIGCONT"),
     Fault("app stopped for a while", "signals", 4, 0, app_paused, "SIGSTOP, SIGCONT"),
     Fault("viewer stopped", "signals", 6, 1, viewer_stopped, "SIGSTOP until the sweep is over"),
