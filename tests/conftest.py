@@ -26,8 +26,22 @@ LOCKS = CHECKOUT / ".pytest_cache" / "machine"
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Fixtures of any scope are made within: they measure, too."""
     os.environ["QUANTTUI_LOCK_DIR"] = os.path.join(PLACE.name, str(next(NUMBERS)))
-    with _machine(item.get_closest_marker("alone") is not None):
+    with _colours(), _machine(item.get_closest_marker("alone") is not None):
         return (yield)
+
+
+@contextmanager
+def _colours() -> Iterator[None]:
+    """A command that opens a screen tells Textual by the environment how many colours there are: the next test's screen
+    is not to have them."""
+    before = {name: os.environ.get(name) for name in ("NO_COLOR", "TEXTUAL_COLOR_SYSTEM")}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -596,7 +596,7 @@ FAULTS: list[Fault] = [
     Fault("sweep stopped for a while", "signals", 6, 0, sweep_paused, "SIGSTOP, SIGCONT"),
     Fault("app stopped for a while", "signals", 4, 0, app_paused, "SIGSTOP, SIGCONT"),
     Fault("viewer stopped", "signals", 6, 1, viewer_stopped, "SIGSTOP until the sweep is over"),
-    Fault("engine hung", "signals", 6, 1, engine_hung, f"SIGSTOP for more than its patience of {PATIENCE:g} s"),
+    Fault("engine hung", "signals", 6, 0, engine_hung, f"SIGSTOP for more than its patience of {PATIENCE:g} s"),
     Fault("reader of the output gone", "signals", 8, 1, reader_gone, "SIGPIPE: the sweep goes on"),
     Fault("two resumes at once", "signals", 10, 1, two_resumes, "exactly one goes on"),
 ]
