@@ -17,14 +17,17 @@ def clean(text: str, limit: int = 300) -> str:
 
     Every string that came from a file, a process or a person outside goes through here before a terminal sees it.
     """
-    kept = []
-    for char in text[: 4 * limit]:
-        category = unicodedata.category(char)
-        if category in ("Cc", "Zl", "Zp"):
-            kept.append(" ")
-        elif category not in ("Cf", "Cs", "Co", "Cn"):
-            kept.append(char)
-    joined = " ".join("".join(kept).split())
+    text = text[: 4 * limit]
+    if not (text.isascii() and text.isprintable()):  # most names are: screens clean hundreds for every frame
+        kept = []
+        for char in text:
+            category = unicodedata.category(char)
+            if category in ("Cc", "Zl", "Zp"):
+                kept.append(" ")
+            elif category not in ("Cf", "Cs", "Co", "Cn"):
+                kept.append(char)
+        text = "".join(kept)
+    joined = " ".join(text.split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"
 
 

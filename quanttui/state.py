@@ -225,8 +225,9 @@ class Attempt(msgspec.Struct):
     """One run of an arm: the first, or a run again in a fresh process.
 
     `record` is the bulk of what it measured, packed once the arm is over. What a screen asks of every arm for each
-    frame can be had without unpacking: `counts` are its repetitions by `kind@depth`, `clock` the largest share of its
-    best clock that a GPU ran at over a slice; both are told when it is packed.
+    frame can be had without unpacking: `counts` are its repetitions by `kind@depth`, those at the first depth by `kind`
+    as well; `decoded` is when the first decode there began and when the last one ended, `clock` the largest share of
+    its best clock that a GPU ran at over a slice. They are told when it is packed.
 
     `disturbed` counts the repetitions that were done again. `kernels` are C(type) by tensor type. `before` are readings
     of devices before the model was loaded.
@@ -235,6 +236,7 @@ class Attempt(msgspec.Struct):
     number: int
     record: Record | bytes = msgspec.field(default_factory=Record)
     counts: dict[str, int] = {}
+    decoded: tuple[float, float] | None = None
     clock: float | None = None
     disturbed: int = 0
     ceilings: list[e.Ceiling] = []
@@ -287,6 +289,18 @@ class Attempt(msgspec.Struct):
         packed = isinstance(self.record, bytes)
         return self.counts.get(f"{kind}@{depth}", 0) if packed else len(self.at_depth(kind, depth))
 
+    def has(self, kind: str) -> bool:
+        """Whether there are repetitions of this kind at the first depth."""
+        return bool(self.counts.get(kind) if isinstance(self.record, bytes) else self.repetitions(kind))
+
+    @property
+    def decoding(self) -> tuple[float, float] | None:
+        """When the first decode at the first depth began, and when the last one ended; None without one."""
+        if isinstance(self.record, bytes):
+            return self.decoded
+        done = self.decode
+        return (done[0].at, done[-1].at + done[-1].ns / 1e9) if done else None
+
     @property
     def best_clock(self) -> float | None:
         """The largest share of its best clock that a GPU ran at, over slices; None where none was told."""
@@ -300,7 +314,7 @@ class Attempt(msgspec.Struct):
         held = self.record
         if isinstance(held, bytes):
             held = self.record = _records.fresh(held)
-            self.counts, self.clock = {}, None
+            self.counts, self.decoded, self.clock = {}, None, None
         return held
 
     def pack(self) -> None:
@@ -311,7 +325,8 @@ class Attempt(msgspec.Struct):
         for one in (*self.prompt, *self.decode, *self.deeper):
             test = f"{one.unit.kind}@{one.unit.depth}"
             counts[test] = counts.get(test, 0) + 1
-        self.counts, self.clock = counts, self.best_clock
+        counts |= {kind: len(self.repetitions(kind)) for kind in ("prompt", "decode")}
+        self.counts, self.decoded, self.clock = counts, self.decoding, self.best_clock
         self.record = pack(self.record)
 
 

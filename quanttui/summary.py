@@ -241,23 +241,35 @@ class Known:
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[tuple[object, ...], ArmSummary]] = {}
+        self._alone: dict[str, tuple[tuple[object, ...], ArmSummary]] = {}
         self._parts: dict[str, tuple[tuple[object, ...], verdicts.Parts]] = {}
         self._shared: tuple[State, int, tuple[object, ...]] | None = None
 
     def arm(self, state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
         """The arm's summary."""
         if arm.outcome == "running":
-            return _arm(state, arm, base, over)
+            return _judged(state, arm, _alone(state, arm, base, over))
         if self._shared is None or self._shared[0] is not state or self._shared[1] != state.n:
             self._shared = state, state.n, _shared(state)
         key = arm.changed, base.changed if base is not None else None, over, self._shared[2]
         kept = self._found.get(arm.id)
         if kept is None or kept[0] != key:
-            kept = self._found[arm.id] = key, _arm(state, arm, base, over, self._parts_of(state, arm))
+            alone = self._alone_of(state, arm, base, over)
+            kept = self._found[arm.id] = key, _judged(state, arm, alone, self._parts_of(state, arm))
+        return kept[1]
+
+    def _alone_of(self, state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
+        """What is known of the arm whatever became of others meanwhile: seeking finds it again."""
+        key = arm.changed, base.changed if base is not None else None, over, state.settings, len(state.resumed)
+        kept = self._alone.get(arm.id)
+        if kept is None or kept[0] != key:
+            kept = key, _alone(state, arm, base, over)
+            if arm.attempts:
+                self._alone[arm.id] = kept
         return kept[1]
 
     def _parts_of(self, state: State, arm: Arm) -> verdicts.Parts:
-        """What is known of the arm's phases, whatever became of others meanwhile: seeking finds them again."""
+        """What is known of the arm's phases, by the same rule."""
         key = arm.changed, state.settings, state.host, len(state.resumed)
         kept = self._parts.get(arm.id)
         if kept is None or kept[0] != key:
@@ -293,7 +305,7 @@ def summarize(state: State, over: bool = False, known: Known | None = None) -> S
     """
     base = paired.base_of(state)
     over = over or bool(state.closed)
-    made = known.arm if known is not None else _arm
+    made = known.arm if known is not None else Known().arm
     arms = tuple(made(state, arm, base, over) for arm in state.arms.values())
     return Summary(
         model=clean(state.model),
@@ -376,11 +388,9 @@ def peak(arm: ArmSummary) -> float | None:
     return max(each, default=None) or None
 
 
-def _arm(
-    state: State, arm: Arm, base: Arm | None, over: bool, known: verdicts.Parts | None = None
-) -> ArmSummary:
+def _alone(state: State, arm: Arm, base: Arm | None, over: bool) -> ArmSummary:
+    """What a quant's own results come to, beside the base's: without a verdict, or anything that takes one."""
     outcome, error = _outcome(arm, over)
-    judged = verdicts.of_arm(state, arm, known=known)
     file = arm.file
     return ArmSummary(
         id=clean(arm.id, 80),
@@ -393,25 +403,40 @@ def _arm(
         tensor_types={clean(name, 40): count for name, count in file.tensor_types.items()} if file else {},
         label_note=clean(file.label_note) if file else "",
         settings=_settings(state, arm),
-        prompt=_prompt(state, arm),
-        decode=_decode(state, arm, judged),
+        prompt=_timed(state, arm, "prompt"),
+        decode=_timed(state, arm, "decode"),
         perplexity=_quality(state, arm, outcome),
         delta=_delta(state, arm, base),
         peak_memory=_peaks(arm),
-        energy=_energy(state, arm, tainted(judged, "decode")),
-        reproduced=_reproduced(arm, tainted(judged, "decode")),
-        verdicts=judged,
-        tainted=tainted(judged, "decode"),
+        energy=None,
+        reproduced="",
+        verdicts=(),
+        tainted=False,
         pinned=outcome == "running",
         kv=clean(arm.plan.kv, 20),
         kld=_kld(state, arm),
         decision=_decision(state, arm, base),
-        deeper=_deeper(state, arm),
+        deeper=(),
         disturbed=arm.attempt.disturbed if arm.attempt else 0,
-        drift=drift.of(state, arm),
         placed=_placed(state, arm),
         scores=_scores(arm),
         ghost=arm.plan.ghost,
+    )
+
+
+def _judged(state: State, arm: Arm, alone: ArmSummary, known: verdicts.Parts | None = None) -> ArmSummary:
+    """The same with its verdicts, which take what was measured next to any quant."""
+    judged = verdicts.of_arm(state, arm, known=known)
+    is_tainted = tainted(judged, "decode")
+    return msgspec.structs.replace(
+        alone,
+        decode=_decode(state, arm, alone.decode, judged),
+        energy=_energy(state, arm, alone.decode, is_tainted),
+        reproduced=_reproduced(arm, is_tainted),
+        verdicts=judged,
+        tainted=is_tainted,
+        deeper=_deeper(state, arm),
+        drift=drift.of(state, arm),
     )
 
 
@@ -477,6 +502,8 @@ def _speed(done: list[Repetition], resumed: Sequence[float] = ()) -> Speed:
 
 
 def _deeper(state: State, arm: Arm) -> tuple[Depth, ...]:
+    if len(state.settings.depths) < 2:
+        return ()
     attempt = next((one for one in reversed(arm.attempts) if one.deeper), None)
     if attempt is None:
         return ()
@@ -500,20 +527,20 @@ def _is_tainted_at(state: State, arm: Arm, attempt: Attempt, kind: str, depth: i
     return any(one.kind == "contaminated" for one in verdicts.at_depth(state, arm, attempt, kind, depth))
 
 
-def _prompt(state: State, arm: Arm) -> Speed | None:
-    attempt = windows.latest(arm, "prompt")
-    return _speed(attempt.prompt, state.resumed) if attempt else None
+def _timed(state: State, arm: Arm, kind: str) -> Speed | None:
+    attempt = windows.latest(arm, kind)
+    return _speed(attempt.repetitions(kind), state.resumed) if attempt else None
 
 
 _OUTSIDE = ("swap-contaminated", "page-in-thrash", "cpu-contention", "settling")
 """What a clean-only speed lies outside of. Other contamination has no stretches that could be left out."""
 
 
-def _decode(state: State, arm: Arm, judged: Iterable[Verdict]) -> Speed | None:
+def _decode(state: State, arm: Arm, speed: Speed | None, judged: Iterable[Verdict]) -> Speed | None:
+    """The speed of decoding with the share of the bandwidth that it takes, and what it is without contamination."""
     attempt = windows.latest(arm, "decode")
-    if attempt is None:
+    if attempt is None or speed is None:
         return None
-    speed = _speed(attempt.decode, state.resumed)
     against = windows.bounds(state, arm, attempt, "decode")
     if against is None or against.active <= 0:
         return speed
@@ -623,15 +650,15 @@ def _peaks(arm: Arm) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def _energy(state: State, arm: Arm, is_tainted: bool) -> Energy | None:
+def _energy(state: State, arm: Arm, speed: Speed | None, is_tainted: bool) -> Energy | None:
     attempt = windows.latest(arm, "decode")
     counted = attempt.energy.get("decode") if attempt else None
-    if attempt is None or counted is None:
+    if speed is None or counted is None:
         return None
     if counted.seconds <= 0 or counted.joules <= 0:
         return Energy(None, None, clean(counted.source), tainted=is_tainted)
     watts, idle = counted.joules / counted.seconds, state.idle
-    rate = _speed(attempt.decode).tok_s
+    rate = speed.tok_s
     resting = idle.joules / idle.seconds if idle and idle.seconds > 0 and idle.source == counted.source else None
     net = watts - (resting or 0.0)
     if net <= 0:  # a machine that rests at more than this was not at rest

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sequences import running
 
 from quanttui.stats import sequential
-from quanttui.stats.sequential import Interval, decide, mean_sequence, running
+from quanttui.stats.sequential import Interval, decide, mean_sequence
 
 Array = npt.NDArray[np.float64]
 
@@ -66,9 +67,12 @@ def test_the_order_of_what_came_before_does_not_matter(
 @given(VALUES, st.none() | st.integers(60, 100))
 def test_the_running_intervals_are_those_of_each_beginning(values: list[float], population: int | None) -> None:
     means, radii = running(values, population=population)
-    for n in range(1, len(values) + 1):
+    each = sequential.running(values, population=population)
+    last = sequential.running(values, population=population, after={len(values)})
+    assert len(each) == len(values) and each[-1:] == last
+    for n, found in enumerate(each, 1):
         then = mean_sequence(values[:n], population=population)
-        assert then.n == n
+        assert then.n == n and then == found
         assert close(then.mean, float(means[n - 1]), 100)
         assert (then.radius is None) == math.isnan(radii[n - 1])
         assert then.radius is None or close(then.radius, float(radii[n - 1]), 100)
@@ -128,7 +132,7 @@ def test_tuning_makes_the_interval_narrowest_there() -> None:
 def radius_of(n: Array, **settings: Any) -> Array:
     """Radius after n values of spread 1 and no skewness."""
     chosen: dict[str, Any] = {"alpha": 0.05, "tuned_for": sequential.TUNED_FOR, "population": None, **settings}
-    return sequential._radius(n, (n - 1) / n, np.zeros_like(n), **chosen)
+    return np.array([sequential._radius(int(each), (each - 1) / each, 0.0, **chosen) for each in n.tolist()])
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
@@ -144,7 +148,7 @@ def test_of_many_values_the_interval_is_the_asymptotic_sequence(alpha: float) ->
 def test_on_the_boundary_the_mixture_of_t_tests_has_just_reached_its_limit(values: list[float], tuned: float) -> None:
     """Wang and Ramdas, from the sums: sqrt(c / (n + c)) ((n + c) V / ((n + c) V - S^2))^(n/2), c = 1 / rho^2."""
     n, alpha = len(values), 0.05
-    boundary = float(sequential._boundary(np.array(float(n)), np.array(1 / n), alpha, tuned))
+    boundary = sequential._boundary(n, 1 / n, alpha, tuned)
     if math.isnan(boundary):
         return
     x = np.array(values)

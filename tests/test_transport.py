@@ -253,7 +253,7 @@ def test_key_frames_that_are_missing_are_made_while_the_log_is_folded(
         settle(feed, None)
         feed.seek(0.0)
         made = feed._frames.before(None)
-        assert len(made) == len(events) // 100 and not (tmp_path / "s" / session.FRAMES).exists()
+        assert len(made) == len(events) // 50 and not (tmp_path / "s" / session.FRAMES).exists()
         for t in (events[-1].t * 0.9, events[-1].t * 0.2, events[-1].t * 0.5):
             feed.seek(t)
             assert feed.state.n >= 0 and feed.state.t <= t
@@ -284,7 +284,7 @@ def test_a_long_log_is_shown_as_far_as_it_was_read(tmp_path: Path, monkeypatch: 
         assert fold.encode(feed.state) == fold.encode(fold.fold(events))
         feed.seek(0.0)
         assert [one.offset for one in feed._frames.before(None)] == [
-            sum(len(e.encode(event)) for event in events[:count]) for count in range(1000, 0, -200)
+            sum(len(e.encode(event)) for event in events[:count]) for count in range(1100, 0, -100)
         ]
     finally:
         feed.close()

@@ -24,7 +24,7 @@ from quanttui.tui import layout, panels, view
 from quanttui.tui.app import picture
 from quanttui.tui.glyphs import SETS, Glyphs
 from quanttui.tui.parts import Own, View
-from quanttui.tui.screens.monitor import DRAWN
+from quanttui.tui.screens.monitor import DRAWN, PARTS
 from quanttui.tui.widgets import bars, table
 
 CLEAN = builders.Arm("Q8_0")
@@ -435,6 +435,21 @@ def test_nothing_is_wider_than_its_box(width: int, height: int, used: Glyphs) ->
         for name, place in layout.places(width, height, shown.total).items():
             for line in DRAWN[name](shown, place.width, place.height, used):
                 assert cell_len("".join(text for text, _ in line)) <= place.width
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_sheet_that_is_not_drawn_again_would_be_the_same(name: str) -> None:
+    """Its part is all of the view that it draws: in a view of another session with that part it looks no different."""
+    shown, other = seen(fold.fold(DECIDING)), seen(builders.state(CLEAN, SWAPPED, QUICK), selected="Q5_K_M")
+    if name in shown.panels:
+        one = shown.panels["speed"]
+        shown, mixed = (msgspec.structs.replace(each, panels={**each.panels, name: one}) for each in (shown, other))
+    else:
+        fields = ("verdict", "events", "notes") if name == "story" else ("rows", "headings", "order", "selected")
+        mixed = msgspec.structs.replace(other, **{field: getattr(shown, field) for field in fields})
+    assert PARTS[name](mixed) == PARTS[name](shown) != PARTS[name](other)
+    drawn = [DRAWN[name](each, 90, 12, SETS["braille"]) for each in (shown, mixed, other)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_columns_of_quality_are_there_where_there_is_something_in_them() -> None:

@@ -502,8 +502,9 @@ def _loss(first: _Known, other: _Known) -> tuple[Loss | None, str]:
     theirs, ours = ([arm.chunks[chunk] for chunk in common] for arm in (first.arm, other.arm))
     differences = [(a.nll - b.nll) / a.scored for a, b in zip(ours, theirs, strict=True)]
     population = _population(first, other)
-    means, radii = sequential.running(differences, population=population)
-    percents, lows, highs = (tuple(_percent(float(x)) for x in xs) for xs in (means, means - radii, means + radii))
+    after = sequential.running(differences, population=population)
+    ends = ([one.mean for one in after], [one.low for one in after], [one.high for one in after])
+    percents, lows, highs = (tuple(map(_percent, each)) for each in ends)
     found = Loss(
         percent=percents[-1] if percents[-1] is not None else math.inf,
         low=lows[-1],
@@ -558,9 +559,9 @@ def _running(chunks: Sequence[Chunk]) -> Curve:
     return Curve(tuple(float(value) for value in values))
 
 
-def _percent(log_ratio: float) -> float | None:
-    """ln of a ratio as its difference from one in percent, None for NaN or beyond what a float holds."""
-    return 100 * math.expm1(log_ratio) if log_ratio < 700 else None
+def _percent(log_ratio: float | None) -> float | None:
+    """ln of a ratio as its difference from one in percent, None for nothing, NaN or beyond what a float holds."""
+    return 100 * math.expm1(log_ratio) if log_ratio is not None and log_ratio < 700 else None
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

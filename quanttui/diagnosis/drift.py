@@ -95,11 +95,11 @@ def usual(known: list[Round]) -> float:
 
 def bracket(state: State, arm: Arm) -> tuple[Round, Round] | None:
     """The rounds before and after the arm's latest decode; None where one is missing."""
-    attempt = next((one for one in reversed(arm.attempts) if one.decode), None)
-    if attempt is None:
-        return None
-    start, end = attempt.decode[0].at, attempt.decode[-1].at + attempt.decode[-1].ns / 1e9
     known = rounds(state)
+    decoding = next((one.decoding for one in reversed(arm.attempts) if one.decoding), None) if known else None
+    if decoding is None:
+        return None
+    start, end = decoding
     before = [one for one in known if one.end <= start]
     after = [one for one in known if one.start >= end]
     return (before[-1], after[0]) if before and after else None

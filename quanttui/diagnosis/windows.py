@@ -133,7 +133,7 @@ def reread(window: Window, resident: float) -> Reread:
 def latest(arm: Arm, kind: str) -> Attempt | None:
     """The latest attempt that has repetitions of this kind: the one whose figures count. One that failed counts only
     where there is no other."""
-    timed = [one for one in arm.attempts if one.repetitions(kind)]
+    timed = [one for one in arm.attempts if one.has(kind)]
     return next((one for one in reversed(timed) if one.failed is None), timed[-1] if timed else None)
 
 

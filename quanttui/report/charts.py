@@ -244,17 +244,16 @@ def _against(state: State, arm: Arm, base: Arm, calls: dict[str, str]) -> Curve 
     if not common:
         return None
     population = paired.population(state, arm)
-    mean, radius = sequential.running([_apart(*pair) for pair in common], population=population)
     places = _places(len(common))
-    at = [place - 1 for place in places]
+    found = sequential.running([_apart(*pair) for pair in common], population=population, after=set(places))
     name = clean(arm.id, 80)
     return Curve(
         arm=name,
         base=clean(base.id, 80),
         chunks=places,
-        mean=tuple(_percent(value) for value in mean[at]),
-        low=tuple(_end(value) for value in (mean - radius)[at]),
-        high=tuple(_end(value) for value in (mean + radius)[at]),
+        mean=tuple(_percent(one.mean) for one in found),
+        low=tuple(_end(one.low) for one in found),
+        high=tuple(_end(one.high) for one in found),
         planned=arm.chunks_planned,
         of_text=population is not None,
         tolerance=100 * state.settings.tolerance,
@@ -267,11 +266,11 @@ def _apart(ours: Chunk, theirs: Chunk) -> float:
 
 
 def _percent(log_ratio: float) -> float:
-    return 100 * math.expm1(min(float(log_ratio), 700.0))
+    return 100 * math.expm1(min(log_ratio, 700.0))
 
 
-def _end(log_ratio: float) -> float | None:
-    return _percent(log_ratio) if math.isfinite(log_ratio) else None
+def _end(log_ratio: float | None) -> float | None:
+    return _percent(log_ratio) if log_ratio is not None else None
 
 
 def _places(count: int) -> tuple[int, ...]:

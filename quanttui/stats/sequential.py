@@ -24,12 +24,10 @@ may be wrong, divide alpha among them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 TUNED_FOR = 64
 """The number of values at which the interval is at its best. From 20 to 500 it is at most 1.2 times as wide as one
@@ -47,8 +45,9 @@ chunks, 13.0 % missed the truth without this allowance and 4.1 % with it; of tho
 4.4 %.
 """
 
-Array = npt.NDArray[np.float64]
-Value = Array | np.float64
+
+_LARGEST = 700.0
+"""Exponents below it have a power of e."""
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -100,11 +99,10 @@ class Moments(msgspec.Struct):
         """The confidence sequence of the mean as it stands, as mean_sequence has it; None without a value. O(1)."""
         if self.n == 0:
             return None
-        n = np.float64(self.n)
         first, second, third = self.sum1 / self.n, self.sum2 / self.n, self.sum3 / self.n
-        variance = np.float64(max(0.0, second - first * first))
-        skewed = np.float64(third - 3 * first * second + 2 * first**3)
-        radius = float(_radius(n, variance, skewed, alpha, tuned_for, population))
+        variance = second - first * first
+        skewed = third - 3 * first * second + 2 * first * first * first
+        radius = _radius(self.n, 0.0 if variance < 0 else variance, skewed, alpha, tuned_for, population)
         known = math.isfinite(radius) and (self.n >= least or self.n == population)
         return Interval(self.first + first, radius if known else None, self.n)
 
@@ -129,39 +127,33 @@ def mean_sequence(
     Raises:
         ValueError: no values, more than the population, or an alpha outside (0, 1).
     """
-    means, radii = running(values, alpha, tuned_for, population, least)
-    radius = float(radii[-1])
-    return Interval(float(means[-1]), radius if math.isfinite(radius) else None, len(values))
+    return running(values, alpha, tuned_for, population, least, (len(values),))[-1]
 
 
 def running(
-    values: npt.ArrayLike,
+    values: Sequence[float],
     alpha: float = 0.05,
     tuned_for: float = TUNED_FOR,
     population: int | None = None,
     least: int = LEAST,
-) -> tuple[Array, Array]:
-    """Mean and radius after each value, for a chart: float64 of the shape of `values`, [..., n].
+    after: Collection[int] | None = None,
+) -> list[Interval]:
+    """The confidence sequence after each value, or after so many as are in `after`: for a chart.
 
-    As mean_sequence, which explains the arguments; NaN where that has None.
+    As mean_sequence, which explains the arguments.
     """
-    x = np.asarray(values, dtype=np.float64)
-    count = x.shape[-1]
-    if count < 1:
+    if not values:
         raise ValueError("a mean needs one value at least")
-    if population is not None and count > population:
-        raise ValueError(f"{count} values were drawn of {population}")
+    if population is not None and len(values) > population:
+        raise ValueError(f"{len(values)} values were drawn of {population}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha {alpha} is not between 0 and 1")
-    n = np.arange(1, count + 1, dtype=np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = x - x[..., :1]  # from the first value, so that powers keep their digits
-        first, second, third = (np.cumsum(apart**power, axis=-1) / n for power in (1, 2, 3))
-        variance = np.maximum(second - first**2, 0.0)
-        skewed = third - 3 * first * second + 2 * first**3
-    radius = _radius(n, variance, skewed, alpha, tuned_for, population)
-    exhausted = n == population
-    return x[..., :1] + first, np.where((n < least) & ~exhausted, np.nan, radius)
+    moments, found = Moments(), []
+    for n, value in enumerate(values, 1):
+        moments.add(value)
+        if after is None or n in after:
+            found.append(moments.interval(alpha, tuned_for, population, least))
+    return [one for one in found if one is not None]
 
 
 def decide(low: float | None, high: float | None, tolerance: float) -> Literal["within", "worse", "better", ""]:
@@ -184,7 +176,9 @@ def decide(low: float | None, high: float | None, tolerance: float) -> Literal["
     return "within" if bottom <= low and high <= top else ""
 
 
-def _radius(n: Value, variance: Value, skewed: Value, alpha: float, tuned_for: float, population: int | None) -> Array:
+def _radius(
+    n: int, variance: float, skewed: float, alpha: float, tuned_for: float, population: int | None
+) -> float:
     """Half-width after `n` values with these second and third central moments; NaN where it is infinite.
 
     Skewed values: the boundary of b standard errors becomes b + |skewness| (2 b^2 + 1) / (6 sqrt n), the first term of
@@ -197,16 +191,19 @@ def _radius(n: Value, variance: Value, skewed: Value, alpha: float, tuned_for: f
     stands for n in the boundary, and 1 / v = 1 / n - 1 / N in the standard error, the usual finite-population one.
     """
     share = 1 / n - (1 / population if population else 0.0)
+    if share <= 0:
+        return 0.0 * variance
     boundary = _boundary(n, share, alpha, tuned_for)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt(variance * n / (n - 1) * share)
-        skewness = np.where(variance > 0, np.abs(skewed) / variance**1.5, 0.0)
-    unseen = UNSEEN * np.sqrt(np.minimum(1.0, SEEN_FROM / n))
-    radius = error * (boundary + (skewness + unseen) * (2 * boundary**2 + 1) / (6 * np.sqrt(n)))
-    return np.where(share > 0, radius, 0.0 * variance)
+    if math.isnan(boundary):
+        return math.nan
+    error = math.sqrt(variance * n / (n - 1) * share)
+    cubed = variance * math.sqrt(variance)
+    skewness = 0.0 if variance <= 0 else abs(skewed) / cubed if cubed else math.nan
+    unseen = UNSEEN * math.sqrt(min(1.0, SEEN_FROM / n))
+    return error * (boundary + (skewness + unseen) * (2 * boundary * boundary + 1) / (6 * math.sqrt(n)))
 
 
-def _boundary(n: Value, share: Value, alpha: float, tuned_for: float) -> Array:
+def _boundary(n: int, share: float, alpha: float, tuned_for: float) -> float:
     """How many standard errors the mean may ever stray; NaN where that is infinite. `share` is 1 / v, see _radius.
 
     The t-test mixed over effect sizes of variance rho^2 stays below 1 / alpha (Ville's inequality) while
@@ -218,6 +215,6 @@ def _boundary(n: Value, share: Value, alpha: float, tuned_for: float) -> Array:
     x = -2 * math.log(alpha)
     rho2 = (x + math.log1p(x)) / tuned_for
     h = share / (share + rho2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        q = np.exp((x - np.log(h)) / n)
-        return np.where(q * h < 1, np.sqrt((n - 1) * (q - 1) / (1 - q * h)), np.nan)
+    exponent = (x - math.log(h)) / n
+    q = math.exp(exponent) if exponent < _LARGEST else math.inf
+    return math.sqrt((n - 1) * (q - 1) / (1 - q * h)) if n > 1 and q * h < 1 else math.nan

@@ -60,6 +60,12 @@ CATCHING_UP = 0.02
 PROGRESS = 2_000
 """Events waiting to be folded from which on the screen says how far it is."""
 
+SOON = 1.0
+"""Seconds: where whole frames are no further apart, none is hurried."""
+
+LIVES = 0.95
+"""Seconds for which a writer that lived is taken to live."""
+
 STEADY = 0.95
 """Seconds for which charts keep their bounds."""
 
@@ -156,6 +162,7 @@ class Monitor(App[str], inherit_bindings=False):
         self._summary, self._known = Summary("", None, None, (), "", ()), Known()
         self._charts = Charts()
         self._drawn: tuple[object, float] = None, 0.0
+        self._lived: tuple[object, float, str] = None, 0.0, ""
         self._settled = self._over = self._chasing = False
         self._sought = True
         self._timer: Timer | None = None
@@ -267,7 +274,7 @@ class Monitor(App[str], inherit_bindings=False):
             self._catch_up(now)
         if not self._settled:
             return
-        if self._sought or self._alarmed():
+        if self._sought or (self._rates.whole > SOON and self._alarmed()):
             self._sought = False
             self._pace.hurry()
         if self.feed.error:
@@ -390,8 +397,12 @@ class Monitor(App[str], inherit_bindings=False):
         return Scene(self.folder, self.state, self.feed.tail, self._summary, self.view)
 
     def _status(self) -> str:
-        """running, done, interrupted or empty."""
-        return session.status(self.feed.tail, self.folder)
+        """running, done, interrupted or empty; whether the writer lives is asked again after a second."""
+        tail, now = self.feed.tail, time.monotonic()
+        place = self.folder, tail.writer, tail.closed
+        if place != self._lived[0] or now - self._lived[1] >= LIVES:
+            self._lived = place, now, session.status(tail, self.folder)
+        return self._lived[2]
 
     def _linked(self) -> Link | None:
         return self._link() if self._link is not None else None

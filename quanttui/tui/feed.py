@@ -36,9 +36,6 @@ BUDGET = 0.05
 BUSY = 0.2
 """The same while much of a log is still to be read."""
 
-APART = 2
-"""How many times further apart key frames are that a viewer has to make: it is waited for."""
-
 PACKING, PATIENCE = 4, 0.1
 """Key frames that may wait to be packed, and seconds to wait for room: where the disk takes longer, one is left out."""
 
@@ -152,7 +149,7 @@ class Frames:
     @property
     def until(self) -> int:
         """Events until the next one is due."""
-        return APART * session.FRAME_EVERY - self._count
+        return session.FRAME_EVERY - self._count
 
     def see(self, state: State, offset: int, count: int = 1) -> None:
         """Keep the state where a frame is due and there is none: the log's writer makes them as it goes on.
@@ -204,11 +201,11 @@ class Place:
         self.state = state if state is not None else State()
         self._reader = session.Reader(folder, offset)
         self._events = self._reader.events()
-        self._next: e.Event | e.Unknown | None = None
+        self._read: list[e.Event | e.Unknown] = []
 
     @property
     def offset(self) -> int:
-        """Bytes of the log that were read."""
+        """Bytes of the log that were read: a few events more than were folded."""
         return self._reader.offset
 
     def reach(self, t: float, budget: float = BUDGET, until: Callable[[State], bool] | None = None) -> bool:
@@ -220,23 +217,38 @@ class Place:
         Returns:
             Whether it is reached, so far as the log goes; if not, call again.
         """
-        end, count = time.monotonic() + budget, 0
-        while (event := self._peek()) is not None and event.t <= t:
-            self.state.apply(event)
-            self._next = None
-            count += 1
-            if until is not None and type(event) in (e.Sample, e.UnitDone, e.PhaseDone) and until(self.state):
-                return True
-            if count % 64 == 0 and time.monotonic() > end:
-                return False
+        end = time.monotonic() + budget
+        with uncollected():
+            while read := self._next():
+                due = next((at for at, event in enumerate(read) if event.t > t), len(read))
+                found = self._fold(due, until)
+                if found or self._read:
+                    return True
+                if time.monotonic() > end:
+                    return False
         return True
 
-    def _peek(self) -> e.Event | e.Unknown | None:
-        if self._next is None:
-            self._next = next(self._events, None)
-            if self._next is None:  # a generator that has ended does not go on: the log may
+    def _next(self) -> list[e.Event | e.Unknown]:
+        """The events that come next, some of them at least; none where the log has no more yet."""
+        if not self._read:
+            self._read = list(islice(self._events, _TOGETHER))
+            if len(self._read) < _TOGETHER:  # a generator that has ended does not go on: the log may
                 self._events = self._reader.events()
-        return self._next
+        return self._read
+
+    def _fold(self, due: int, until: Callable[[State], bool] | None) -> bool:
+        """Fold the first `due` of the events that were read; whether `until` held after one, which is then the last."""
+        if until is None:
+            fold.fold(self._read[:due], self.state)
+            del self._read[:due]
+            return False
+        for at, event in enumerate(self._read[:due], start=1):
+            self.state.apply(event)
+            if type(event) in (e.Sample, e.UnitDone, e.PhaseDone) and until(self.state):
+                del self._read[:at]
+                return True
+        del self._read[:due]
+        return False
 
     def close(self) -> None:
         self._reader.close()

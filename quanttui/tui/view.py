@@ -109,7 +109,8 @@ def of(
     mode, role = _mode(state, cursor, over)
     left = None if over else eta(state)
     ends = left if known is state else eta(known)
-    rows = tuple(_row(at, one) for one in ordered(summary.arms, order))
+    units = _file_unit(summary)[1], _memory_unit(summary)[1]
+    rows = tuple(_row(at, one, *units) for one in ordered(summary.arms, order))
     chosen = selected if selected in state.arms else state.arm
     return View(
         t=state.t,
@@ -332,14 +333,14 @@ def _memory_unit(summary: Summary) -> tuple[str, float]:
     return ("GiB", 2.0**30) if most >= 0.1 * 2**30 else ("MiB", 2.0**20)
 
 
-def _row(at: Now, one: ArmSummary) -> Row:
+def _row(at: Now, one: ArmSummary, file_unit: float, unit: float) -> Row:
+    """An arm's row; `file_unit` and `unit` are the bytes that sizes of files, and of memory, are told in."""
     state = at.state
     glyph, role = sign(one, clean(state.arm, 80))
     running = one.outcome == "running"
     decoding = running and state.arm == one.id and state.phase == "decode"
     prompt = "*" if tainted(one.verdicts, "prompt") else "…" if running and state.phase == "prompt" else ""
     taint = "*" if one.tainted else "…" if decoding else ""
-    file_unit, unit = _file_unit(at.summary)[1], _memory_unit(at.summary)[1]
     energy = one.energy
     most = peak(one)
     guess, needs = panels.forecast(at, one)

@@ -26,8 +26,9 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 
-from quanttui.stats import paired, sequential
+from quanttui.stats import paired
 from quanttui.stats.intervals import wilson
+from tests.sequences import running
 
 MET, MISSED, SHOWN = "met", "not met", "shown only"
 
@@ -467,7 +468,7 @@ def _ever_apart(draws: Floats, lost: float, gained: float) -> float:
 
 
 def _ever_mean(right: npt.NDArray[np.bool_], p: float) -> float:
-    means, radii = sequential.running(right.astype(np.float64))
+    means, radii = running(right.astype(np.float64))
     with np.errstate(invalid="ignore"):
         return float((np.abs(means - p) > radii + 1e-9).any(axis=-1).mean())
 

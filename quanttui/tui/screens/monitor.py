@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from rich.style import Style
@@ -48,6 +49,13 @@ DRAWN: dict[str, Draw] = {
 
 CHARTED = ("speed", "perplexity", "memory", "swap", "both", "bus", "gpu", "power")
 """The panels with a chart over time or progress."""
+
+PARTS: dict[str, Callable[[View], object]] = {
+    **{name: lambda view, name=name: view.panels[name] for name in CHARTED},  # type: ignore[misc]
+    **{name: attrgetter("rows", "headings", "order", "selected") for name in ("table", "bare")},
+    "story": attrgetter("verdict", "events", "notes"),
+}
+"""What the dearest sheets draw of a view; most of it seldom changes."""
 
 NUMBERS = ("header", "steps", "lane", "headline", "speed", "metrics", "brief")
 """The sheets that are kept up to date while a repetition is timed on all cores."""
@@ -113,7 +121,7 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         return self._places
 
     def compose(self) -> ComposeResult:
-        self._sheets = {name: Sheet(draw, self.glyphs, id=name) for name, draw in DRAWN.items()}
+        self._sheets = {name: Sheet(draw, self.glyphs, PARTS.get(name), id=name) for name, draw in DRAWN.items()}
         self.dress(self._palette)
         yield from self._sheets.values()
 

@@ -143,15 +143,25 @@ class Sheet(Widget, can_focus=False):
     """Shows what `draw` makes of a view, in the size that it has.
 
     Without an app: set `extent` to (width, height), call `show`, read `render_line(y).text`.
+
+    Args:
+        part: what of a view is drawn: where it stays the same, nothing is drawn again.
     """
 
     ALLOW_SELECT = False
 
-    def __init__(self, draw: Draw, glyphs: Glyphs = SETS["braille"], **options: Any) -> None:
+    def __init__(
+        self,
+        draw: Draw,
+        glyphs: Glyphs = SETS["braille"],
+        part: Callable[[Any], object] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.extent = (0, 0)
         self.glyphs = glyphs
-        self._draw = draw
+        self._draw, self._part = draw, part
+        self._drawn: object = None
         self._palette: Mapping[str, Style] = {}
         self._view: Any = None
         self._lines: Sequence[Line] = ()
@@ -162,6 +172,11 @@ class Sheet(Widget, can_focus=False):
         width, height = self.extent
         if width <= 0 or height <= 0:
             return
+        if self._part is not None:
+            part = self._part(view)
+            if self._lines and part == self._drawn:
+                return
+            self._drawn = part
         before, self._lines = self._lines, self._draw(view, width, height, self.glyphs)
         if len(before) != len(self._lines):
             self.refresh()
