@@ -60,6 +60,9 @@ CATCHING_UP = 0.02
 PROGRESS = 2_000
 """Events waiting to be folded from which on the screen says how far it is."""
 
+BETWEEN = 0.2
+"""Seconds between looks for the end of a repetition, where whole frames wait for it."""
+
 SOON = 1.0
 """Seconds: where whole frames are no further apart, none is hurried."""
 
@@ -281,7 +284,7 @@ class Monitor(App[str], inherit_bindings=False):
             self._say(self.feed.error, "bad", stay=True)
         self._rates = wanted = rates(self._quiet, self._remote, self._focused, self._is_still)
         self._keep_time(wanted.numbers)
-        self.feed.poll = log.POLL if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
+        self.feed.poll = BETWEEN if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
         if self._waiting():
             return
         free = ended or not view.is_timed(self.feed.tail)
