@@ -27,7 +27,7 @@ class Rates(msgspec.Struct, frozen=True):
 
 
 ORDINARY = Rates(0.2, 1.0)
-REMOTE = Rates(0.75, 3.0)
+REMOTE = Rates(1.0, 3.0)
 UNFOCUSED = Rates(4.0, 12.0)
 STILL = Rates(2.0, 30.0)
 QUIET = Rates(1.4, 2.8, few=True, between=1.5)

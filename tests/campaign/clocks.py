@@ -107,7 +107,9 @@ def _runs(site: Site, process: subprocess.Popen[bytes], clock: dict[str, str]) -
     site.ended(listed)
     said = sorted(site.out.iterdir(), key=lambda path: int(path.stem))[-1].read_text()
     states = [one["state"] for one in json.loads(said)]
-    if states != ["running"] and process.poll() is None:
+    if states == ["done"]:  # it may just have come to its end: then its process does, too
+        site.ended(process)
+    elif states != ["running"] and process.poll() is None:
         told += f"a running sweep is seen as {', '.join(states)}; "
     return told
 

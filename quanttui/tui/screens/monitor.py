@@ -135,6 +135,17 @@ class MonitorScreen(Screen[None], inherit_bindings=False):
         for name in only:
             if name in shown:
                 self._sheets[name].show(view)
+        self._paint_at_once()
+
+    def _paint_at_once(self) -> None:
+        """Have what changed painted before anything else. Textual passes a message for each widget, and waits for the
+        next sixtieth of a second: on a machine whose cores are busy each such turn may wait for long."""
+        changed = [sheet for sheet in self._sheets.values() if sheet._repaint_required]
+        if changed and self.is_current and not self._layout_required and not self.app._batch_count:
+            for sheet in changed:
+                sheet._repaint_required = False
+            self._dirty_widgets.update(changed)
+            self._on_timer_update()
 
     @property
     def arranged(self) -> bool:
