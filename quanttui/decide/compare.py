@@ -12,10 +12,9 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-import numpy as np
 
 from quanttui.decide import paired
 from quanttui.events import ANSWER, Host
@@ -23,6 +22,11 @@ from quanttui.format import ABSENT, clean, size
 from quanttui.state import SHORT, Arm, Chunk, Repetition, State
 from quanttui.stats import paired as tests
 from quanttui.stats import sequential
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    from quanttui.stats.late import numpy as np
 
 TUNED_FOR = 8
 """The number of repetitions at which the interval of a ratio of speeds is at its best."""

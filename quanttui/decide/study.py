@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from quanttui.decide import paired
 from quanttui.format import clean
@@ -40,6 +38,15 @@ from quanttui.stats.paired import (
     tost,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Bools = npt.NDArray[np.bool_]
+    Ints = npt.NDArray[np.int64]
+else:
+    from quanttui.stats.late import numpy as np
+
 ALPHA = 0.05
 """The chance of a call that is wrong: for each task's family of arms together where a difference is called, for each
 arm by itself where two quants are called equivalent."""
@@ -57,9 +64,6 @@ EMPTY = "none"
 """The group of sentences without entities."""
 
 CALLS = ("worse", "better", "equivalent", "open")
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 class Measure(msgspec.Struct, frozen=True):

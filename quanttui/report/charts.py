@@ -10,10 +10,9 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import numpy as np
 
 from quanttui.decide import paired
 from quanttui.decide.compare import Point, Scatter, front
@@ -24,6 +23,11 @@ from quanttui.series import Series, column_width
 from quanttui.state import Arm, Attempt, Chunk, State
 from quanttui.stats import intervals, sequential
 from quanttui.summary import ArmSummary, Summary
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    from quanttui.stats.late import numpy as np
 
 BINS = 600
 """Columns of a chart over time at most: a session of a week takes no more room than one of an hour."""

@@ -32,10 +32,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+    Counts = npt.NDArray[np.int64]
+else:
+    from quanttui.stats.late import numpy as np
 
 EXACT_UP_TO = 25
 """Discordant pairs up to which McNemar's test is the exact one: a common rule (Rosner, Fundamentals of Biostatistics,
@@ -56,9 +64,6 @@ it is a fifth to a half narrower than with all shares alike where a twentieth or
 a third are."""
 
 _DIGITS = 12
-
-Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
 
 
 class Delta(msgspec.Struct, frozen=True):
