@@ -12,6 +12,9 @@ from pathlib import Path
 
 import platformdirs
 
+from quanttui.errors import UserError
+from quanttui.format import clean
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -83,3 +86,25 @@ def write(path: Path, content: bytes) -> None:
     """
     with open(path, "wb", opener=private) as file:
         file.write(content)
+
+
+def read(path: Path, most: int, which: str) -> bytes:
+    """A file that somebody named, all of it.
+
+    Args:
+        most: bytes that it may have; `which` says of what, for who gives a larger one.
+
+    Raises:
+        UserError: it cannot be read, or is too large.
+    """
+    name = clean(str(path), 200)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{name}: is no name of a file") from None
+    if len(raw) > most:
+        raise UserError(f"{name}: is larger than {most // 2**20} MiB, which {which} is")
+    return raw

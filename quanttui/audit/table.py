@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from quanttui import paths
 from quanttui.errors import UserError
 from quanttui.format import clean
 
@@ -83,17 +84,7 @@ def read(path: Path) -> Table:
     Raises:
         UserError: it cannot be read, is too large, or is no such table.
     """
-    name = clean(str(path))
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{name}: is no name of a file") from None
-    if len(raw) > MOST_BYTES:
-        raise UserError(f"{name}: is larger than {MOST_BYTES // 2**20} MiB, which no table of published figures is")
-    return parse(raw, name)
+    return parse(paths.read(path, MOST_BYTES, "no table of published figures"), clean(str(path)))
 
 
 def parse(raw: bytes, name: str) -> Table:

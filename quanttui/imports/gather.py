@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from quanttui import __version__, quants
+from quanttui import __version__, paths, quants
 from quanttui.errors import UserError
 from quanttui.events import Build, Gpu, Host, Settings
 from quanttui.format import clean
@@ -110,15 +110,7 @@ class _Draft(msgspec.Struct):
 
 def _load(path: Path) -> tuple[Source, str]:
     name = clean(str(path), 200)
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{name}: is no name of a file") from None
-    if len(raw) > MOST_BYTES:
-        raise UserError(f"{name}: is larger than {MOST_BYTES // 2**20} MiB, which no output of these tools is")
+    raw = paths.read(path, MOST_BYTES, "no output of these tools")
     text = _text(raw)
     if bench.is_bench(text):
         tool = "llama-bench"

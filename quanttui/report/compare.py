@@ -31,7 +31,7 @@ from quanttui.errors import UserError
 from quanttui.format import ABSENT, clean, gib, percent, significant
 from quanttui.report.json import plain
 from quanttui.report.study import p_value
-from quanttui.report.text import Line, Table, _drawn, _to_ascii, _wrapped
+from quanttui.report.text import Line, Table, drawn, to_ascii, wrapped
 from quanttui.state import State
 from quanttui.summary import Summary, summarize
 
@@ -135,11 +135,11 @@ def _arm(summary: Summary, name: str, where: str) -> str:
 
 def report(found: Sequence[Comparison], ascii: bool = False) -> str:
     """The comparisons as text, a newline at its end."""
-    safe: Callable[[str], str] = _to_ascii if ascii else str
+    safe: Callable[[str], str] = to_ascii if ascii else str
     shown = [compare.shifts(one) for one in found]
 
     def said(lines: Iterator[Line]) -> str:
-        return "\n".join(_wrapped(safe(line.text), line) for line in lines)
+        return "\n".join(wrapped(safe(line.text), line) for line in lines)
 
     blocks = [
         said(_sessions(found)),
@@ -156,7 +156,7 @@ def report(found: Sequence[Comparison], ascii: bool = False) -> str:
 def _table(
     heads: tuple[tuple[str, str], ...], rows: list[list[str]], may_lack: tuple[str, ...], safe: Callable[[str], str]
 ) -> str:
-    return "\n".join(_drawn(Table(heads, rows, may_lack), safe))
+    return "\n".join(drawn(Table(heads, rows, may_lack), safe))
 
 
 def _sessions(found: Sequence[Comparison]) -> Iterator[Line]:

@@ -43,14 +43,14 @@ def report(state: State, over: bool = False, advice: Advice = (), answers: Study
         f"## quanttui: {escape(found.model) or 'no model'}",
         *_measured(state, found, over),
         *_advised(advice),
-        _table(text._speed_table(found)),
+        _table(text.speed_table(found)),
         _bullets(_reasons(found)),
-        _table(text._quality_table(found)),
-        _bullets(line.text for line in text._decisions(state, found)),
-        _table(text._depth_table(found)),
+        _table(text.quality_table(found)),
+        _bullets(line.text for line in text.decisions(state, found)),
+        _table(text.depth_table(found)),
         *_tasks(answers or study(state)),
         *_titled("Cautions", _bullets(_cautions(found))),
-        *_titled("What the figures are", _bullets(line.text for line in text._legend(found))),
+        *_titled("What the figures are", _bullets(line.text for line in text.legend(found))),
         *_titled("Settings", _bullets(_settings(state, found, over))),
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
@@ -72,13 +72,13 @@ def _inline(foreign: str) -> str:
 
 def _measured(state: State, found: Summary, over: bool) -> Iterator[str]:
     """What was measured, on what and with what, and what is to be noted of it, before any figure."""
-    facts = [(name, said) for name, said in text._facts(state, found, over) if name in _FIRST]
+    facts = [(name, said) for name, said in text.facts(state, found, over) if name in _FIRST]
     yield "  \n".join(f"**{name}** {escape(said)}" for name, said in facts if name != "note")
     yield "\n".join(f"> {escape(said)}  " for name, said in facts if name == "note")
 
 
 def _settings(state: State, found: Summary, over: bool) -> Iterator[str]:
-    for name, said in text._facts(state, found, over):
+    for name, said in text.facts(state, found, over):
         if name not in _FIRST:
             yield f"{name}: {said.strip()}"
 

@@ -95,18 +95,18 @@ def report(
         answers: what the answers to tasks say; worked out here where it is not given.
     """
     found = summarize(state, over)
-    safe = _to_ascii if ascii else str
+    safe = to_ascii if ascii else str
     known = {clean(arm.id, 80): arm for arm in state.arms.values()}
     paragraphs = [
         _header(state, found, over),
-        _legend(found),
-        _decisions(state, found),
+        legend(found),
+        decisions(state, found),
         *(_arm(state, arm, known[arm.id], folder) for arm in found.arms),
     ]
-    sections = ["\n".join(_wrapped(safe(line.text), line) for line in lines) for lines in paragraphs]
-    tables = [_speed_table(found), _quality_table(found), _depth_table(found)]
-    sections[1:1] = ["\n".join(_drawn(table, safe)) for table in tables] + _tasks(answers or study(state), safe)
-    sections[1:1] = ["\n".join(_wrapped(safe(line.text), line) for line in _advised(advice))]
+    sections = ["\n".join(wrapped(safe(line.text), line) for line in lines) for lines in paragraphs]
+    tables = [speed_table(found), quality_table(found), depth_table(found)]
+    sections[1:1] = ["\n".join(drawn(table, safe)) for table in tables] + _tasks(answers or study(state), safe)
+    sections[1:1] = ["\n".join(wrapped(safe(line.text), line) for line in _advised(advice))]
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
@@ -120,43 +120,43 @@ def brief(state: State) -> str:
     """What fits a screen once a sweep has ended: the tables, what is to be noted, what failed. A newline at its end."""
     found = summarize(state, over=True)
     failed = [Line(f"{arm.id} {arm.outcome}: {clean(arm.error)}") for arm in found.arms if arm.error]
-    lines = [*(Line(f"note: {note}") for note in found.notes), *failed, *_legend(found)]
-    tables = [_speed_table(found)]
+    lines = [*(Line(f"note: {note}") for note in found.notes), *failed, *legend(found)]
+    tables = [speed_table(found)]
     if state.settings.until == "decided" or any(arm.kld for arm in found.arms):
-        tables.append(_quality_table(found))
-    drawn = ["\n".join(_drawn(table, str)) for table in tables]
-    drawn += [_task(part.title, part.tables[:1], str) for part in task_words.sections(study(state)) if part.tables]
-    return "\n\n".join([*filter(None, drawn), "\n".join(_wrapped(line.text, line) for line in lines)]) + "\n"
+        tables.append(quality_table(found))
+    blocks = ["\n".join(drawn(table, str)) for table in tables]
+    blocks += [_task(part.title, part.tables[:1], str) for part in task_words.sections(study(state)) if part.tables]
+    return "\n\n".join([*filter(None, blocks), "\n".join(wrapped(line.text, line) for line in lines)]) + "\n"
 
 
 def _tasks(found: Study, safe: Callable[[str], str]) -> list[str]:
     """The tasks' tables with what is to be said of each, then what their words mean; nothing without an answer."""
     blocks = []
     for part in task_words.sections(found):
-        said = [_wrapped(safe(text), Line(text)) for text in part.lines]
+        said = [wrapped(safe(text), Line(text)) for text in part.lines]
         blocks += [_task(part.title, part.tables, safe), "\n".join(said)]
-    return [*blocks, "\n".join(_wrapped(safe(text), Line(text)) for text in task_words.legend(found))]
+    return [*blocks, "\n".join(wrapped(safe(text), Line(text)) for text in task_words.legend(found))]
 
 
 def _task(title: str, tables: Sequence[task_words.Sheet], safe: Callable[[str], str]) -> str:
     """A task's tables below its name."""
-    drawn = ["\n".join(_drawn(Table(*table), safe)) for table in tables]
-    return f"task {safe(title)}\n" + "\n\n".join(drawn)
+    blocks = ["\n".join(drawn(Table(*table), safe)) for table in tables]
+    return f"task {safe(title)}\n" + "\n\n".join(blocks)
 
 
-def _to_ascii(text: str) -> str:
+def to_ascii(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text.translate(_ASCII))
     return "".join(char if char.isascii() else "?" for char in plain if not unicodedata.combining(char))
 
 
-def _wrapped(text: str, line: Line) -> str:
+def wrapped(text: str, line: Line) -> str:
     first, later = " " * line.indent, " " * (line.indent + line.more)
     return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
 
 
 def _header(state: State, found: Summary, over: bool) -> Iterator[Line]:
     yield Line(f"quanttui report: {found.model or 'no model'}")
-    for name, text in _facts(state, found, over):
+    for name, text in facts(state, found, over):
         yield Line(f"{name:<9}{text}", more=9)
 
 
@@ -176,7 +176,7 @@ def machine(found: Summary) -> Iterator[tuple[str, str]]:
         yield "build", f"quanttui {clean(build.quanttui)}, {versions}"
 
 
-def _facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]]:
+def facts(state: State, found: Summary, over: bool) -> Iterator[tuple[str, str]]:
     asked = state.settings
     yield from machine(found)
     yield "settings", (
@@ -229,7 +229,7 @@ class Table(NamedTuple):
     may_lack: tuple[str, ...] = ()
 
 
-def _drawn(table: Table, safe: Callable[[str], str]) -> list[str]:
+def drawn(table: Table, safe: Callable[[str], str]) -> list[str]:
     rows = [[safe(cell) for cell in row] for row in table.rows]
     if not rows:
         return []
@@ -253,11 +253,11 @@ def _line(row: list[str], widths: dict[int, int], names: list[str]) -> str:
     )
 
 
-def _speed_table(found: Summary) -> Table:
+def speed_table(found: Summary) -> Table:
     return Table(_SPEED, [_row(arm, found.base) for arm in found.arms], ("energy",))
 
 
-def _quality_table(found: Summary) -> Table:
+def quality_table(found: Summary) -> Table:
     """What is known of the arms against the base; no rows where nothing is."""
     if not any(arm.delta or arm.kld for arm in found.arms):
         return Table(_QUALITY, [])
@@ -304,7 +304,7 @@ def _called(arm: ArmSummary) -> str:
     return f"({_call(arm)})" if arm.decision is not None and not arm.decision.sure else _call(arm)
 
 
-def _depth_table(found: Summary) -> Table:
+def depth_table(found: Summary) -> Table:
     rows = []
     for arm in found.arms:
         if arm.deeper:
@@ -386,7 +386,7 @@ def _verdict(arm: ArmSummary) -> str:
     return f"{arm.outcome}, {words}" if words else arm.outcome
 
 
-def _legend(found: Summary) -> Iterator[Line]:
+def legend(found: Summary) -> Iterator[Line]:
     if not found.arms:
         return
     yield Line("prompt, gen: ± one standard deviation (n-1) over the repetitions.")
@@ -428,7 +428,7 @@ def _legend(found: Summary) -> Iterator[Line]:
     yield Line("; ".join(mark for mark, shown in marks.items() if shown) + ".")
 
 
-def _decisions(state: State, found: Summary) -> Iterator[Line]:
+def decisions(state: State, found: Summary) -> Iterator[Line]:
     """The call on each arm with what it rests on, and what a deciding sweep saved."""
     called = [arm for arm in found.arms if arm.decision and arm.delta]
     for arm in called:
