@@ -21,6 +21,20 @@ NUMBERS = itertools.count()
 workers, and of who sits here."""
 LOCKS = CHECKOUT / ".pytest_cache" / "machine"
 
+LONGEST = (
+    "test_tiles", "test_imatrix", "test_paired_sweep", "test_app", "test_fetch", "test_pocket", "test_remote",
+    "test_quantize", "test_base", "test_badinput", "test_scale", "test_keys", "test_fit", "test_perplexity",
+)  # fmt: skip
+"""Files that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that none is left over at the end; last those that want the machine alone, one
+    behind the other: each that comes between others has all workers wait until they have finished theirs."""
+    alone = {item.path for item in items if item.get_closest_marker("alone")}
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path in alone, place.get(item.path.stem, len(place))))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
