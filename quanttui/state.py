@@ -63,8 +63,8 @@ LEVELS = ("mem.used", "engine.rss")
 """Readings kept as a series as they are. Those of GPUs are, too, summed or maximal over the devices."""
 
 RECORDS, CHUNKS, ANSWERS, UNITS = 256 << 10, 128 << 10, 1 << 20, 64 << 10
-"""Bytes of what is packed, as it is encoded, that stay at hand once they were asked for: as objects some 1.5, 1, 2.5 and
-0.3 MB, of two quants with 800 answers each, which are compared, or all that a sweep of minutes has."""
+"""Bytes of what is packed, as it is encoded, that stay at hand once they were asked for: as objects some 1.5, 1, 2.5
+and 0.3 MB, of two quants with 800 answers each, which are compared, or all that a sweep of minutes has."""
 
 
 class Repetition(msgspec.Struct, frozen=True, array_like=True):

@@ -511,7 +511,14 @@ def _serve() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     _leave_no_core()
-    engine = Engine(lambda answer: protocol.write(answers, answer))
+
+    def tell(answer: protocol.Answer) -> None:
+        try:
+            protocol.write(answers, answer)
+        except OSError:  # whoever asked is gone, which the inbox may not have seen yet
+            os._exit(0)
+
+    engine = Engine(tell)
     inbox = Inbox(sys.stdin.buffer, engine.abort.raise_, ended=lambda: os._exit(0))
     while True:
         envelope = inbox.next()
@@ -521,10 +528,7 @@ def _serve() -> None:
         else:
             answer = protocol.Refusal(error="stopped", outcome="interrupted")
         inbox.end()
-        try:
-            protocol.write(answers, answer)
-        except OSError:
-            os._exit(0)
+        tell(answer)
 
 
 def _bandwidth(request: protocol.Bandwidth) -> e.Ceiling:

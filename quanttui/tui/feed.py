@@ -163,9 +163,10 @@ class Frames:
         if self.until > 0:
             return
         self._count = 0
-        if self._own is None and self._known:
-            return
         if self._own is None:
+            self._known = self._known or session.frames(self._folder)
+            if self._known:
+                return
             try:
                 made, name = tempfile.mkstemp(prefix="quanttui-frames-")
             except OSError:
