@@ -94,6 +94,13 @@ def test_no_row_is_reached_at_the_cap_with_an_interval_that_is_too_wide(
         assert target.verdict(values, width, last=False) in (REACHED, MISSED)
 
 
+@pytest.mark.parametrize(("target", "clear"), [(Target(1.5), True), (Target(1.65), False), (Target(None, 1.8), True)])
+def test_a_wide_interval_is_clear_where_all_of_it_is_in_range(target: Target, clear: bool) -> None:
+    rounds = [1.6186, 1.7774, 1.7405, 1.7091, 1.6846, 1.6901]
+    assert target.is_clear(rounds) == clear
+    assert not target.is_clear(rounds[:5]), "below six values there is no interval"
+
+
 @pytest.mark.parametrize(
     ("target", "centre", "expected"),
     [

@@ -70,6 +70,12 @@ class Target:
             return ""
         return MISSED if found is not None and self._beyond(found) else OPEN
 
+    def is_clear(self, values: Sequence[float]) -> bool:
+        """Whether the whole interval lies within the bounds, however wide it is."""
+        found = interval(values)
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        return found is not None and low <= found[0] and found[1] <= high
+
     def _holds(self, middle: float, found: tuple[float, float]) -> bool:
         if self.low is not None and self.high is not None:
             return not self._beyond(found)
