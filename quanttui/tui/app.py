@@ -166,6 +166,7 @@ class Monitor(App[str], inherit_bindings=False):
         self._charts = Charts()
         self._drawn: tuple[object, float] = None, 0.0
         self._lived: tuple[object, float, str] = None, 0.0, ""
+        self._ended = False
         self._settled = self._over = self._chasing = False
         self._sought = True
         self._timer: Timer | None = None
@@ -268,6 +269,7 @@ class Monitor(App[str], inherit_bindings=False):
         """
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
+        self._ended = self._ended or ended  # kept until all that was read with it is folded
         if self._settled and self.cursor.playing and (self.feed.whole or self.cursor.t != 0.0):
             self.cursor = self.cursor.passed(passed, self.end)
         behind = self.feed.waiting > PROGRESS
@@ -287,7 +289,8 @@ class Monitor(App[str], inherit_bindings=False):
         self.feed.poll = BETWEEN if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
         if self._waiting():
             return
-        free = ended or not view.is_timed(self.feed.tail)
+        free = self._ended or not view.is_timed(self.feed.tail)
+        self._ended = False
         due = self._pace.due(now, wanted, free)
         if due:
             self._paint(due, wanted.words)
