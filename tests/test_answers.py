@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builders
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quanttui import events as e
 from quanttui import state as fold
 from quanttui.decide import study
+from quanttui.packed import Packed, Shelf
 from quanttui.state import State
 from quanttui.tui import answers
 from quanttui.tui.glyphs import SETS
@@ -55,7 +57,8 @@ def made(state: State, known: State | None = None) -> Panel:
 @given(RIGHTS, RIGHTS)
 def test_the_share_its_interval_and_the_difference_are_the_studys(base: list[bool], ours: list[bool]) -> None:
     state = fold.fold(log(base, ours))
-    (told,) = study.live(state, "prompts", "Q4_K_M")
+    told = study.live(state, "prompts", state.arms["Q4_K_M"])
+    assert told is not None
     text = shown(made(state))
     assert f"{100 * sum(ours) / len(ours):.1f} %  {sum(ours)} of {len(ours)} right" in text
     assert f"{100 * told.value.low:.1f} % to {100 * told.value.high:.1f} %" in text
@@ -88,3 +91,19 @@ def test_answers_that_nobody_checks_have_no_share() -> None:
     state = fold.fold(builders.events(arm, settings=builders.settings(tasks=("speed", "prompts"))))
     text = shown(made(state))
     assert "2 answers, none of them with a check" in text and "%" not in text
+
+
+def test_of_quants_that_are_over_only_the_bases_answers_are_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame costs the same however many quants a sweep has behind it."""
+    many = [builders.Arm(name, answers={"a": ("so", True)}) for name in sorted(builders.BY_NAME)]
+    state = fold.fold(builders.events(*many, settings=builders.settings(tasks=("speed", "prompts"))))
+    over = [arm for arm in state.arms.values() if isinstance(arm.answers, Packed)]
+    assert len(over) > 5
+    read: list[bytes] = []
+    monkeypatch.setattr(fold._answers, "get", lambda body: read.append(body) or Shelf.get(fold._answers, body))
+    assert study.live(state, "prompts", state.arms[state.arm]) is not None
+    made(state)
+    base = study.answering_base(state, "prompts")
+    assert base is not None and isinstance(base.answers, Packed)
+    own = state.arms[state.arm].answers
+    assert set(read) <= {base.answers.body, own.body if isinstance(own, Packed) else b""}

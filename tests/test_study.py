@@ -381,9 +381,15 @@ def test_of_both_ways_the_task_named_so_was_thought_about() -> None:
 # --- while the answers come -----------------------------------------------------------------------------------------
 
 
+def so_far(now: fold.State, task: str) -> dict[str, decided.Live]:
+    """All arms that a task tells something of."""
+    found = {arm.id: decided.live(now, task, arm) for arm in now.arms.values()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def test_so_far_each_arm_is_paired_with_the_base_by_itself() -> None:
     events = log({"traps": {"F16": pattern("1" * 40), "Q8_0": pattern("1" * 39 + "0"), "Q2_K": pattern("00-1")}})
-    found = {one.arm: one for one in decided.live(fold.fold(events), "traps")}
+    found = so_far(fold.fold(events), "traps")
     assert list(found) == ["F16", "Q8_0", "Q2_K"]
     assert found["F16"].against is None and {one.base for one in found.values()} == {"F16"}
     assert found["F16"].value == accuracy_sequence([True] * 40)
@@ -392,22 +398,22 @@ def test_so_far_each_arm_is_paired_with_the_base_by_itself() -> None:
     assert (near.n, far.n) == (40, 3) and near.value == pytest.approx(-1 / 40)
     assert far == difference_sequence([False, False, True], [True] * 3)
     assert found["Q2_K"].planned == 40 and found["Q2_K"].value.n == 3
-    assert decided.live(fold.fold(events), "traps", "Q2_K") == (found["Q2_K"],)
 
 
 def test_so_far_entities_are_told_by_whole_sentences() -> None:
-    found = decided.live(fold.fold(log({"ner": {"F16": BASE, "Q2_K": OURS}})), "ner")
-    assert [(one.measure, one.value.value) for one in found] == [("whole sentences", 0.75), ("whole sentences", 0.0)]
+    found = so_far(fold.fold(log({"ner": {"F16": BASE, "Q2_K": OURS}})), "ner")
+    assert {one.measure for one in found.values()} == {"whole sentences"}
+    assert [one.value.value for one in found.values()] == [0.75, 0.0]
 
 
 def test_so_far_nothing_is_told_of_what_has_no_answer_or_no_check() -> None:
     now = fold.fold(log({"prompts": {"F16": {"a": said(None, expected="")}}}))
-    assert decided.live(now, "prompts") == decided.live(now, "mmlu") == ()
+    assert so_far(now, "prompts") == so_far(now, "mmlu") == {}
 
 
 def test_so_far_it_holds_at_every_event() -> None:
     for now in builders.states(study_of_all()):
-        for one in decided.live(now, "mmlu"):
+        for one in so_far(now, "mmlu").values():
             assert one.value.low <= one.value.value <= one.value.high
             assert one.against is None or one.against.low <= one.against.value <= one.against.high
 

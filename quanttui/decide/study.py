@@ -256,17 +256,23 @@ class Live(msgspec.Struct, frozen=True):
     against: Watched | None
 
 
-def live(state: State, task: str, only: str = "") -> tuple[Live, ...]:
-    """How all arms stand in a task while its answers come, or the `only` one of that id. O(its items)."""
-    known = {arm.id: found for arm in paired.scored(state) if (found := answers(arm, task))}
+def live(state: State, task: str, arm: Arm) -> Live | None:
+    """How an arm stands in a task while its answers come; None without one that has a check. O(its items and the
+    base's): the answers of other arms stay packed."""
+    base = answering_base(state, task)
+    if base is None or task not in arm.items_planned:
+        return None
+    known = {one.id: answers(one, task) for one in (base, arm)}
     judge = _judge(known)
-    base = paired.choose(state.settings, [state.arms[arm] for arm in known])
-    if judge is None or base is None:
-        return ()
+    if judge is None:
+        return None
     measure = "whole sentences" if judge.name == "micro-F1" else judge.name
-    wanted = [arm for arm in known if only in ("", arm)]
-    each = (_live(state.arms[arm], known[arm], base.id, known[base.id], task, measure) for arm in wanted)
-    return tuple(one for one in each if one is not None)
+    return _live(arm, known[arm.id], base.id, known[base.id], task, measure)
+
+
+def answering_base(state: State, task: str) -> Arm | None:
+    """The base among the arms that have answered anything of a task."""
+    return paired.choose(state.settings, [arm for arm in paired.scored(state) if task in arm.items_planned])
 
 
 def _live(arm: Arm, ours: Answers, base: str, theirs: Answers, task: str, measure: str) -> Live | None:

@@ -4,7 +4,7 @@ Pure: a state in, a metric and a panel out.
 
 from __future__ import annotations
 
-from quanttui.decide import paired, study
+from quanttui.decide import study
 from quanttui.decide.study import Live
 from quanttui.format import clean
 from quanttui.series import Series
@@ -32,8 +32,7 @@ def trace(state: State, known: State, name: str, columns: int) -> Trace | None:
     arm, here = known.arms.get(state.arm), state.arms.get(state.arm)
     if arm is None or here is None or not (found := study.answers(arm, name)):
         return None
-    able = [one for one in paired.scored(known) if study.answers(one, name)]
-    other = paired.choose(known.settings, able)
+    other = study.answering_base(known, name)
     ghost = _running(found, study.answers(other, name)) if other is not None and other is not arm else None
     span = max(arm.items_planned.get(name, 0), len(found))
     drawn = over_progress(_running(found, found), ghost, span, columns)
@@ -56,7 +55,7 @@ def panel(state: State, name: str, drawn: Trace | None, is_running: bool) -> tup
     """The task's figures of the quant under way, in one line and at length."""
     title = clean(name, 30)
     arm = state.arms[state.arm]
-    told = next(iter(study.live(state, name, arm.id)), None)
+    told = study.live(state, name, arm)
     status = "running" if is_running else "waiting" if _is_open(arm, name) else "done"
     level = "accent" if is_running else "dim"
     if told is None:
