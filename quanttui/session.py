@@ -43,6 +43,8 @@ REMOTE = "remote.json"
 """In the mirror of another machine's session alone: where it comes from (`Origin`)."""
 BEFORE_REPAIR = "events.jsonl.before-repair"
 """The log as it was before quanttui.repair took something out of it; `-2`, `-3` after it for later ones."""
+LOGITS = "base.logits"
+"""In raw/: the base's logits, large, and made again where they are missing."""
 FRAME_EVERY = 5_000
 """Events between key frames: reading and folding that many takes less than a tenth of a second."""
 
@@ -51,6 +53,8 @@ _READ = 1 << 16
 """Bytes of a log that are read at a time. A viewer that read 1 MiB at a time grew by 4 MB with every hour of events:
 what it kept lay between such blocks, so that no later one found room there."""
 _TAIL = 1 << 12
+_COARSE = 2_000_000_000
+"""Nanoseconds: no file system's times are coarser."""
 
 ROOM = 1 << 18
 """Bytes for which a disk has room that is not full: more than any line, manifest or row of raw/ that comes next."""
@@ -122,6 +126,7 @@ class Writer:
         self._size = whole
         self.origin_ns = time.monotonic_ns() - int(self.state.t * 1e9)
         self._frames = key_frames.Appender(folder / FRAMES)
+        self._synced = 0
 
     def now(self) -> float:
         """Session time, seconds."""
@@ -190,7 +195,15 @@ class Writer:
             self._frames.append(self._size, self._frames.take(self.state))
 
     def sync(self) -> None:
-        """Have the log on the disk itself."""
+        """Have the log on the disk itself, and before it what it speaks of: the files of raw/ that have changed."""
+        begun = time.time_ns()
+        with suppress(OSError):
+            for path in (self.folder / "raw").iterdir():
+                with suppress(OSError):
+                    if not path.name.startswith(LOGITS) and path.stat().st_mtime_ns >= self._synced:
+                        with open(path, "r+b", buffering=0) as file:
+                            os.fsync(file.fileno())
+            self._synced = begun - _COARSE
         with suppress(OSError):
             os.fsync(self.log)
 

@@ -55,6 +55,28 @@ def test_a_session_cannot_leave_its_folder(tmp_path: Path) -> None:
     assert session.part(made, "raw", "../../x").parent == made / "raw"
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the kernel which file a handle is of")
+def test_what_the_log_speaks_of_is_on_the_disk_before_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def told(handle: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    writer = opened(folder)
+    monkeypatch.setattr(os, "fsync", told)
+    for name in ("A.nll", "A.kld", session.LOGITS, f"{session.LOGITS}.part"):
+        (folder / "raw" / name).write_bytes(bytes(8))
+    writer.sync()
+    assert sorted(synced[:-1]) == ["A.kld", "A.nll"] and synced[-1] == session.EVENTS
+    os.utime(folder / "raw" / "A.kld", (1.0, 1.0))  # long unchanged
+    synced.clear()
+    writer.sync()
+    assert synced == ["A.nll", session.EVENTS]
+    writer.close()
+
+
 def test_reading_gives_what_was_written(folder: Path) -> None:
     writer = opened(folder)
     fill(writer, 20)

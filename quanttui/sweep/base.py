@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quanttui import events as e
+from quanttui import session
 from quanttui.decide import paired
 from quanttui.engine import protocol
 from quanttui.format import size
 from quanttui.measure import divergence
 from quanttui.state import Arm, State
 from quanttui.sweep import plan
-
-LOGITS = "base.logits"
-"""The base-logits file in the session's raw folder."""
 
 SHARE_OF_DISK = 0.5
 """At most so much of what is free on the session's disk goes to the base's logits."""
@@ -74,14 +72,14 @@ def told(state: State, folder: Path, arm: Arm, units: Sequence[e.Unit], chunks: 
         logits = chosen.file
         slots = {chunk: chunk for chunk in places if chunk < chosen.chunks}
     elif chosen is not None and chosen.how == "file":
-        logits = str(folder / "raw" / LOGITS)
+        logits = str(folder / "raw" / session.LOGITS)
         order = _order(state.settings, chunks)[: chosen.chunks]
         at = {chunk: slot for slot, chunk in enumerate(order)}
         slots = {chunk: at[chunk] for chunk in places if chunk in at}
         if exact and base is not None:
             slots = {chunk: slot for chunk, slot in slots.items() if chunk in base.chunks}
     elif chosen is not None and chosen.how == "beside" and exact:
-        logits, ring = str(folder / "raw" / LOGITS), plan.group(state.settings)
+        logits, ring = str(folder / "raw" / session.LOGITS), plan.group(state.settings)
         slots = {chunk: slot for slot, chunk in enumerate(places[:ring])}
     if not slots:
         logits, order, ring = "", (), 0

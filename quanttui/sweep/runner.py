@@ -935,7 +935,7 @@ class Sweep:
         chosen = self.writer.state.base
         if chosen is None or chosen.how not in ("file", "beside"):
             return
-        for name in (base.LOGITS, f"{base.LOGITS}.part", "beside.nll"):
+        for name in (session.LOGITS, f"{session.LOGITS}.part", "beside.nll"):
             with suppress(OSError):
                 (self.writer.folder / "raw" / name).unlink(missing_ok=True)
 

@@ -21,7 +21,6 @@ from quanttui.engine import protocol, scripted
 from quanttui.errors import UserError
 from quanttui.measure import tasks
 from quanttui.models import pocket
-from quanttui.sweep import base
 from quanttui.sweep.runner import Options, Sampler, Sweep
 
 from . import judge
@@ -273,11 +272,11 @@ class Whole:
 def whole(ground: Ground) -> Whole:
     """The undisturbed sweep of a bench. Made once."""
     made = Bench(Path(tempfile.mkdtemp(prefix="bench-", dir=ground.folder)), ground.cache)
-    kept = made.place / base.LOGITS
+    kept = made.place / session.LOGITS
 
     def keep(bench: Bench) -> None:
         """The last sight of the base's logits: the sweep drops them at its end."""
-        logits = bench.folder / "raw" / base.LOGITS
+        logits = bench.folder / "raw" / session.LOGITS
         if logits.exists() and not kept.exists():
             shutil.copy(logits, kept)
 
