@@ -53,6 +53,10 @@ _PLACES = {name: place for place, name in enumerate(GROWING)}
 TEXTS, SHORT = 200_000, 80
 """So many characters of answers are kept for each arm; of each later answer only so many."""
 
+DIGEST = 16
+"""So many digits of the SHA-256 of an answer's prompt are kept: the log has all. They tell two prompts of one item
+apart, but for one pair in 2^64, and are what shrinks least of an answer."""
+
 SLICE = 0.9
 """Seconds of a timed unit that go together at least: a little less than the second between readings in the quiet."""
 
@@ -141,7 +145,8 @@ class Peak(msgspec.Struct):
 class Answer(msgspec.Struct, frozen=True):
     """One item of a task as an arm answered it: what events.Item says.
 
-    `text` is the answer's beginning, a short one where the arm has said much already (TEXTS).
+    `text` is the answer's beginning, a short one where the arm has said much already (TEXTS); `prompt` the beginning of
+    the prompt's SHA-256 (DIGEST).
     """
 
     unit: e.Unit
@@ -589,7 +594,7 @@ def fold(events: Iterable[e.Event | e.Unknown], state: State | None = None) -> S
 def layout() -> bytes:
     """Four bytes that differ where key frames of another version cannot be gone on with: its fields, the numbers that
     say what lies in them, or its release."""
-    numbers = SAMPLE_BIN, BINS, NOTES, RATES, GROWING, TEXTS, SHORT, SLICE, SLICES, LEVELS
+    numbers = SAMPLE_BIN, BINS, NOTES, RATES, GROWING, TEXTS, SHORT, DIGEST, SLICE, SLICES, LEVELS
     fields = msgspec.json.encode([msgspec.json.schema(kind) for kind in (State, Record, Chunk, Answer)])
     return zlib.crc32(repr((__version__, numbers)).encode() + fields).to_bytes(4, "little")
 
@@ -1115,8 +1120,8 @@ def _item(state: State, event: e.Item) -> None:
     arm.items_planned[unit.task] = event.items
     items[key] = Answer(
         unit, text, event.correct, event.expected, event.stopped, event.tokens, event.prompt_tokens, event.ns, event.at,
-        event.prompt, event.form, event.file, event.offset, event.group, event.chosen, event.logs, event.parsed,
-        event.valid, event.spans, event.thought,
+        event.prompt[:DIGEST], event.form, event.file, event.offset, event.group, event.chosen, event.logs,
+        event.parsed, event.valid, event.spans, event.thought,
     )  # fmt: skip
 
 

@@ -29,8 +29,6 @@ from quanttui.engine.process import Engine, EngineDied, EngineFailure, Hung, Int
 from quanttui.measure import perplexity
 from quanttui.models import pocket
 
-pytestmark = pytest.mark.alone
-
 SETTINGS = e.Settings(threads=1, context=128, batch=256, ubatch=128, chunks=4)
 ENDLESS = e.Unit(arm="A", kind="decode", index=0, tokens=60_000)
 """A unit that no machine finishes before the test ends it."""

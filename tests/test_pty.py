@@ -33,8 +33,6 @@ from benchmarks.screen.terminal import Chunk, Terminal, python
 from quanttui import events as e
 from quanttui import session
 
-pytestmark = pytest.mark.alone
-
 QUIT = 20.0
 
 

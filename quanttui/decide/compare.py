@@ -101,7 +101,7 @@ class Curve(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """What an arm answered to an item, as it came: not clean. `correct` is None where nothing tells.
 
-    `expected` by the item's check; `prompt` the SHA-256 of what was asked; `cut`: there may be more of the text.
+    `expected` by the item's check; `prompt` by the SHA-256 of what was asked; `cut`: there may be more of the text.
     `spans`: entities that are right, wrong and missed, where those are asked for.
     """
 
