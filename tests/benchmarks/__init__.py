@@ -5,8 +5,8 @@
     python -m tests.benchmarks --quick                    every row in seconds: does the harness work?
 
 A row compares two programs that do the same work on the same model file with the same flags and, where the system
-allows it, on the very same shared libraries (tools.py). They are run in turn, in rounds of ours, the tool, the tool
-once more, and back again; a round gives one ratio of ours to the tool and one of the tool to itself, the floor below
-which nothing can be told on this machine. Rounds are added until the interval of the median ratio is narrow enough, or
-a cap is met (figures.py, rounds.py). A round begins on a quiet machine; a disturbed one is done again (machine.py).
+allows it, on the very same shared libraries (tools.py). They are run in turn, in rounds of ours and the tool, and back
+again; in every third round the tool once more, which gives a ratio of the tool to itself: the floor below which nothing
+can be told on this machine. Rounds are added until the interval of the median ratio is narrow enough, or a cap is met
+(figures.py, rounds.py). A round begins on a quiet machine; a disturbed one is done again (machine.py).
 """

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from . import figures
 from .figures import Target
 from .machine import OTHERS, Machine
+
+FLOOR = 3
+"""In every so-manieth round the tool is held against itself as well."""
 
 Contestant = Callable[[], float]
 """One measurement: a rate, or seconds."""
@@ -44,23 +48,25 @@ def compare(
 ) -> Result:
     """Measure in rounds, and judge.
 
-    A round is ours, tool, tool or the other way round, in turn: what drifts steadily cancels, and the ratio that the
-    floor is made of spans the same time as the one that it is held against.
+    A round is ours, tool or the other way round, in turn, so that what drifts steadily cancels. In every FLOOR-th the
+    tool is measured once more: the ratio that the floor is made of spans the same time as the one that it is held
+    against.
     """
+    turn = count()
 
-    def once(backwards: bool) -> tuple[float, float, float]:
-        runs = [ours, tool, tool]
+    def once(backwards: bool) -> tuple[float, float, float | None]:
+        runs = [ours, tool, tool][: 2 if next(turn) % FLOOR else 3]
         rates = [run() for run in (reversed(runs) if backwards else runs)]
-        mine, first, second = reversed(rates) if backwards else rates
+        mine, first, *again = reversed(rates) if backwards else rates
         say(f"{result.row}: {mine:.5g} / {first:.5g}")
-        return mine, first, second
+        return mine, first, again[0] if again else None
 
     return repeat(result, once, limits, machine, say)
 
 
 def repeat(
     result: Result,
-    once: Callable[[bool], tuple[float, float, float]],
+    once: Callable[[bool], tuple[float, float, float | None]],
     limits: Limits,
     machine: Machine,
     say: Callable[[str], None],
@@ -68,7 +74,8 @@ def repeat(
     """Round after round until enough is known, and judge. A disturbed one is done again.
 
     Args:
-        once: a round, backwards or not: ours, the tool's, and the tool's once more, as rates that compare.
+        once: a round, backwards or not: ours, the tool's, and the tool's once more where it was measured again, as
+            rates that compare.
     """
     disturbed = counted = 0
     while True:
@@ -81,7 +88,8 @@ def repeat(
             continue
         counted += others > OTHERS
         result.values.append(mine / first)
-        result.floor.append(second / first)
+        if second is not None:
+            result.floor.append(second / first)
         last = len(result.values) >= limits.cap
         result.verdict = result.target.verdict(result.values, limits.width, last)
         say(f"{result.row}: {len(result.values)}  {mine / first:.4f}")

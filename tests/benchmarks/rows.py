@@ -82,7 +82,7 @@ def _speed(bench_: Bench, result: Result, kind: str, live: bool = False) -> Resu
     """Rates of one kind: quanttui's, with or without its screen, over llama-bench's."""
     shape = models.TINY if bench_.quick else models.SPEED
     model = bench_.store.ghost(shape, "Q8_0")
-    tokens, repetitions = (64, 2) if bench_.quick else (512, 3) if kind == "prompt" else (128, 3)
+    tokens, repetitions = (64, 2) if bench_.quick else (512, 5) if kind == "prompt" else (128, 5)
     test = SpeedTest(*((tokens, 0) if kind == "prompt" else (0, tokens)), repetitions, bench_.threads)
     ours = bench_.quanttui.live if live else bench_.quanttui.headless
     _, told = bench(bench_.tools, model, test)
