@@ -146,7 +146,7 @@ class Answer(msgspec.Struct, frozen=True):
     """One item of a task as an arm answered it: what events.Item says.
 
     `text` is the answer's beginning, a short one where the arm has said much already (TEXTS); `prompt` the beginning of
-    the prompt's SHA-256 (DIGEST).
+    the prompt's SHA-256 (DIGEST); `until` when it was there, in session time.
     """
 
     unit: e.Unit
@@ -156,12 +156,9 @@ class Answer(msgspec.Struct, frozen=True):
     stopped: str
     tokens: int
     prompt_tokens: int
-    ns: int
-    at: float
+    until: float
     prompt: str
     form: str
-    file: str
-    offset: int
     group: str = ""
     chosen: str = ""
     logs: tuple[float, ...] = ()
@@ -336,7 +333,7 @@ class Attempt(msgspec.Struct):
 
 
 class Arm(msgspec.Struct):
-    """One quant: planned, then running, then done or failed. `units` holds when each recorded unit was done, `chunks`
+    """One quant: planned, then running, then done or failed. `units` names each recorded unit, `chunks`
     what was scored by the number of the chunk, `anchor` the repetitions in which it was measured again as the anchor.
     `items` are its answers by `task/item`, in the order in which they came, of as many as `items_planned` says for each
     task; `texts` counts the characters that are kept.
@@ -354,7 +351,7 @@ class Arm(msgspec.Struct):
     attempts: list[Attempt] = []
     scores: dict[int, Chunk] | Packed = {}
     chunks_planned: int | None = None
-    recorded: dict[str, float] | Packed = {}
+    recorded: dict[str, None] | Packed = {}
     anchor: list[Repetition] = []
     answers: dict[str, Answer] | Packed = {}
     items_planned: dict[str, int] = {}
@@ -369,7 +366,7 @@ class Arm(msgspec.Struct):
         return held if isinstance(held, dict) else Kept(held, _chunks)
 
     @property
-    def units(self) -> dict[str, float] | Kept[str, float]:
+    def units(self) -> dict[str, None] | Kept[str, None]:
         held = self.recorded
         return held if isinstance(held, dict) else Kept(held, _units)
 
@@ -385,7 +382,7 @@ class Arm(msgspec.Struct):
             held = self.scores = _chunks.fresh(held.body)
         return held
 
-    def open_units(self) -> dict[str, float]:
+    def open_units(self) -> dict[str, None]:
         """The units, to be added to."""
         held = self.recorded
         if not isinstance(held, dict):
@@ -446,7 +443,7 @@ class Arm(msgspec.Struct):
 
 
 _chunks: Shelf[dict[int, Chunk]] = Shelf(dict[int, Chunk], CHUNKS)
-_units: Shelf[dict[str, float]] = Shelf(dict[str, float], UNITS)
+_units: Shelf[dict[str, None]] = Shelf(dict[str, None], UNITS)
 _answers: Shelf[dict[str, Answer]] = Shelf(dict[str, Answer], ANSWERS)
 
 
@@ -1119,8 +1116,8 @@ def _item(state: State, event: e.Item) -> None:
     arm.texts += len(text)
     arm.items_planned[unit.task] = event.items
     items[key] = Answer(
-        unit, text, event.correct, event.expected, event.stopped, event.tokens, event.prompt_tokens, event.ns, event.at,
-        event.prompt[:DIGEST], event.form, event.file, event.offset, event.group, event.chosen, event.logs,
+        unit, text, event.correct, event.expected, event.stopped, event.tokens, event.prompt_tokens,
+        event.at + event.ns / 1e9, event.prompt[:DIGEST], event.form, event.group, event.chosen, event.logs,
         event.parsed, event.valid, event.spans, event.thought,
     )  # fmt: skip
 
@@ -1140,7 +1137,7 @@ def _unit_disturbed(state: State, event: e.UnitDisturbed) -> None:
 def _unit_done(state: State, event: e.UnitDone) -> None:
     unit = event.unit
     arm, attempt = _arm(state, unit.arm), _attempt_of(state, unit)
-    arm.open_units()[unit.id] = event.t
+    arm.open_units()[unit.id] = None
     running = state.running if state.running is not None and state.running.unit == unit else None
     disturbed = running is not None and running.disturbed
     at = event.at

@@ -859,7 +859,7 @@ def _told(state: State, now: _Stretch, end: float) -> float:
         latest = max((chunk.at for chunk in now.arm.chunks.values()), default=end)
         return latest + sum(chunk.ns for chunk in now.arm.chunks.values() if chunk.at == latest) / 1e9
     if now.phase == "task":
-        return max((one.at + one.ns / 1e9 for one in now.arm.items.values()), default=end)
+        return max((one.until for one in now.arm.items.values()), default=end)
     attempt = _numbered(now)
     done = [*attempt.repetitions(now.phase), *attempt.deeper] if attempt and now.phase in ("prompt", "decode") else []
     if now.phase == "anchor":

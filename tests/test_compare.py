@@ -53,7 +53,7 @@ def two(**changes: Any) -> tuple[fold.State, fold.State]:
 
 def answer(text: str, correct: bool | None = None, prompt: str = "p") -> fold.Answer:
     unit = e.Unit(arm="x", kind="task", index=0)
-    return fold.Answer(unit, text, correct, "7", "eos", 5, 5, 1, 1.0, prompt, "plain", "", 0)
+    return fold.Answer(unit, text, correct, "7", "eos", 5, 5, 1.0, prompt, "plain")
 
 
 def taking_turns(ours: Sequence[float], theirs: Sequence[float], order: str) -> fold.State:

@@ -21,7 +21,7 @@ def run(settings: e.Settings, seconds: Callable[[int], float], disturbed: frozen
     arm.attempts.append(attempt)
     while unit := plan.repetition(settings, arm, attempt, TEST):
         assert unit.id not in arm.units
-        arm.units[unit.id] = 0.0
+        arm.units[unit.id] = None
         if unit.index not in disturbed:
             attempt.decode.append(Repetition(unit, 0.0, 128, int(seconds(unit.index) * 1e9), e.Counters()))
     return attempt
