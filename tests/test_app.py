@@ -490,6 +490,18 @@ async def test_once_the_sweep_is_over_q_quits_at_once(tmp_path: Path) -> None:
     assert app.return_value == QUIT
 
 
+async def test_who_asks_to_leave_before_there_is_a_frame_is_asked_once_there_is(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "s")
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.view = None
+        app.action_leave()
+        await settled(pilot, lambda: isinstance(app.screen, Leave))
+        assert app.sweeping and app.is_running
+        sweep.stop()
+        assert sweep.over.wait(10)
+
+
 async def test_a_hang_up_ends_the_screen_and_not_the_sweep(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "s")
     app = sweep.monitor()

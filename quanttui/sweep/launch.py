@@ -163,11 +163,15 @@ class _Thread:
     def __init__(self, sweep: Sweep, over: Callable[[], object] = lambda: None) -> None:
         self.sweep = sweep
         self._over = over
+        self._begun = threading.Lock()
         self.done = threading.Event()
         self.outcome = "interrupted"
         self.error: Exception | None = None
 
     def run(self) -> None:
+        """Run it, unless another thread does already."""
+        if not self._begun.acquire(blocking=False):
+            return
         try:
             self.outcome = self.sweep.run()
         except Exception as error:  # handed to the main thread, which raises it
@@ -216,9 +220,15 @@ def _finish(sweep: Sweep, request: Request) -> None:
 
 def _screen(sweep: Sweep, request: Request, machine: lock.Machine) -> int:
     """The live monitor, with the sweep in a thread of its own that outlives it."""
-    from quanttui.tui.app import Monitor
+    leaving, stopped = threading.Event(), threading.Event()
 
-    leaving = threading.Event()
+    def stop(*_: object) -> None:
+        """Ctrl-c before there is a screen."""
+        stopped.set()
+        sweep.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    from quanttui.tui.app import LEAVE, Monitor
 
     def leave() -> None:
         leaving.set()
@@ -239,10 +249,10 @@ def _screen(sweep: Sweep, request: Request, machine: lock.Machine) -> int:
         disturb=sweep.disturb,
         **request.screen,
     )
-    how = app.run()
-    left = how == "leave"
+    left = not stopped.is_set() and app.run() == LEAVE
     if left:
         _say("finishing the unit under way; the sweep then goes on without this terminal")
+    thread.run()  # where it has not begun, for want of a screen
     code = thread.result()
     if left and sweep.writer.state.closed == "interrupted":
         _detach(sweep.writer.folder, machine, request)

@@ -76,8 +76,8 @@ PATIENT = Rates(1.0, 60.0)
 """How often it says so: what was read is painted seldom, for painting takes from the reading."""
 
 QUIT, LEAVE, STOP, HUNG_UP = "quit", "leave", "stop", "hang-up"
-"""What `Monitor.run()` returns: the screen was closed; the sweep is to go on without it; the sweep was asked to stop;
-the terminal hung up or SIGTERM came, and the sweep goes on."""
+"""What `Monitor.run()` returns: the screen was closed; the sweep is to go on without it; the sweep was asked to stop,
+by a key or by SIGINT; the terminal hung up or SIGTERM came, and the sweep goes on."""
 
 Mode = Literal["live", "attach", "replay"]
 
@@ -96,7 +96,7 @@ class Monitor(App[str], inherit_bindings=False):
         folder: the session's folder.
         mode: "live" with a sweep of this process, "attach" to somebody else's, "replay" of a recorded one.
         sweep: run in a thread once the screen is up. It must end by itself after `stop` or `leave` was called.
-        stop, leave: ask the sweep to end, or to end so that it can go on elsewhere; called at most once.
+        stop, leave: ask the sweep to end, or to end so that it can go on elsewhere.
         disturb: told why, when the screen answers a key while repetitions are timed on all cores: the one under way
             does not count.
         speed, at: of a replay: times the recorded pace; a time, a quant's name or "flag" to begin at.
@@ -148,6 +148,8 @@ class Monitor(App[str], inherit_bindings=False):
         self._pace, self._rates = Pace(), ORDINARY
         self._alarms: set[tuple[str, str, str]] = set()
         self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._early: int | None = None
+        self._leaving = False
         self._still = still
         self.cursor = _cursor(folder, mode, speed, at, still)
         self.feed = log.Feed(folder, ended=self._unit_ended)
@@ -198,6 +200,7 @@ class Monitor(App[str], inherit_bindings=False):
     def run(self, **options: Any) -> str | None:
         """Show the screen until it is closed."""
         options.setdefault("mouse", self._mouse)
+        self._catch_signals()
         return super().run(**options)
 
     def get_default_screen(self) -> Screen[Any]:
@@ -210,12 +213,14 @@ class Monitor(App[str], inherit_bindings=False):
         self._event_loop = asyncio.get_running_loop()
         self._event_loop.set_default_executor(Lasting())
         if not self.is_headless:
-            self._catch_signals()
+            self._catch_signals()  # anew: a driver may have had handlers of its own meanwhile
         self._dress()
         self._keep_time(0.05)
         if self._sweep is not None:
             self._sweeping.set()
             self.run_worker(self._run_sweep, name="sweep", thread=True, exit_on_error=False)
+        if self._early is not None:
+            self._end_by(self._early)
 
     def on_unmount(self) -> None:
         self.feed.close()
@@ -233,20 +238,36 @@ class Monitor(App[str], inherit_bindings=False):
             self._say(f"the sweep ended: {clean(str(error) or type(error).__name__)}", "bad", stay=True)
 
     def _catch_signals(self) -> None:
-        """SIGHUP and SIGTERM end the screen only. They stay caught afterwards: the sweep may still be joined."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        loop = asyncio.get_running_loop()
+        """SIGHUP and SIGTERM end the screen only, SIGINT the sweep as well: ctrl-c is a key, but not before the screen
+        stands. They stay caught afterwards: the sweep may still be joined."""
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGHUP", "SIGTERM", "SIGINT"):
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), self._told)
 
-        def end(number: int, frame: object) -> None:
-            if self._running and not loop.is_closed():
-                loop.call_soon_threadsafe(self.hung_up)
-            elif number == signal.SIGTERM and self._sweeping.is_set() and self._stop is not None:
-                self._stop()
+    def _told(self, number: int, frame: object = None) -> None:
+        """A signal came, whatever was being done."""
+        loop = self._event_loop
+        if loop is None:
+            self._early = number
+        elif self._running and not loop.is_closed():
+            loop.call_soon_threadsafe(self._end_by, number)
+        elif number in (signal.SIGINT, signal.SIGTERM):
+            self._stop_sweep()
 
-        for name in ("SIGHUP", "SIGTERM"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), end)
+    def _end_by(self, number: int) -> None:
+        """End the screen as a signal asks for it."""
+        if number == signal.SIGINT:
+            self.exit(STOP if self._stop_sweep() else QUIT)
+        else:
+            self.hung_up()
+
+    def _stop_sweep(self) -> bool:
+        """Have the sweep of this process end, if there is one."""
+        if self._sweeping.is_set() and self._stop is not None:
+            self._stop()
+            return True
+        return False
 
     def hung_up(self) -> None:
         """The terminal is gone: end the screen."""
@@ -387,6 +408,9 @@ class Monitor(App[str], inherit_bindings=False):
             self._monitor.show(self.view, NUMBERS if due == "few" else DRAWN)
         elif due == "whole":
             page.follow(self.scene)
+        if self._leaving:
+            self._leaving = False
+            self.action_leave()
 
     def _draw_charts(self, tail: fold.State | None) -> None:
         """New charts, and so new bounds, at most once a second while nobody goes to another moment."""
@@ -848,9 +872,12 @@ class Monitor(App[str], inherit_bindings=False):
         self.repaint()
 
     def action_leave(self) -> None:
-        """Quit at once, or ask while a sweep of this process runs."""
-        if not self.sweeping or self.view is None:
+        """Quit at once, or ask while a sweep of this process runs: once there is something to ask on."""
+        if not self.sweeping:
             self.exit(QUIT)
+            return
+        if self.view is None:
+            self._leaving = True
             return
         self.push_screen(Leave(self.view, self._glyphs, self.colours), self._answered)
 

@@ -7,6 +7,7 @@ the screen asks `backlog` and paints nothing while there is one.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -101,6 +102,11 @@ def driver_class(hung_up: Callable[[], None]) -> type[Driver] | None:
         def close(self) -> None:
             self.outlet.stop()
             super().close()
+            # Textual's handlers would have the screen come back, of which nothing is left: a terminal that hangs up
+            # sends SIGCONT, too, to a sweep that its screen has left.
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTSTP, signal.SIGCONT):
+                    signal.signal(number, signal.SIG_DFL)
 
         def _run_input_thread(self) -> None:
             # A terminal that hung up ends the reading with an error: SIGHUP tells the app, no traceback has to.

@@ -448,6 +448,25 @@ def told_to_end(numbers: tuple[int, ...], ground: Ground, chance: random.Random)
         return outcome
 
 
+def app_interrupted(ground: Ground, chance: random.Random) -> Outcome:
+    """SIGINT ends the screen and the sweep, whether the screen stands already or not, however often it comes."""
+    with ground.site() as site:
+        app = site.terminal(*site.words)
+        await_moment(site, chance, None)
+        for _ in range(2):
+            app.send_signal(signal.SIGINT)
+            pause(chance.uniform(0.0, 0.3))
+        site.ended(app, SOON)
+        before = site.recorded()
+        if before.closed == "ok":
+            raise Missed
+        outcome = site.resumed(before)
+        if before.closed != "interrupted" and any(isinstance(one, e.PhaseStarted) for one in before.events):
+            site.amiss = True
+            return Outcome(wrong_resume=True, said=f"closed {before.closed!r}; {outcome.said}")
+        return outcome
+
+
 def told_at_start(ground: Ground, chance: random.Random) -> Outcome:
     """Before anything runs that could be stopped, it just ends."""
     number = chance.choice((signal.SIGINT, signal.SIGTERM))
@@ -592,6 +611,7 @@ FAULTS: list[Fault] = [
     Fault("ctrl-c twice", "signals", 8, 1, partial(told_to_end, (signal.SIGINT,) * 2), "SIGINT, then resumed"),
     Fault("told to end as it starts", "signals", 8, 0, told_at_start, "SIGINT or SIGTERM, then resumed"),
     Fault("ctrl-c twice in the app", "signals", 4, 0, ctrl_c_in_app, "which asks"),
+    Fault("app interrupted", "signals", 10, 1, app_interrupted, "SIGINT twice, then resumed"),
     Fault("engine stopped for a while", "signals", 8, 0, engine_paused, "SIGSTOP, SIGCONT"),
     Fault("sweep stopped for a while", "signals", 6, 0, sweep_paused, "SIGSTOP, SIGCONT"),
     Fault("app stopped for a while", "signals", 4, 0, app_paused, "SIGSTOP, SIGCONT"),

@@ -25,8 +25,9 @@ from .week import MODEL
 OPENED, FIRST, LISTED = 2.0, 2.0, 2.0
 """Seconds: to the end of the session with its key frames, to a first screen without them, of the list of sessions."""
 
-GROWTH = 5.0
-"""Percent by which the second half of the events may add to a viewer's memory after the first."""
+GROWTH, WEEK = 5.0, 168.0
+"""Percent by which a week more may add to a viewer's memory after the first half, and its hours. What is measured in
+that week stays in it: without any growth nothing could be shown of it."""
 
 PATIENCE = 1800.0
 """Seconds for which a command or a screen may take what it takes, where no limit is named."""
@@ -106,7 +107,7 @@ LOAD = "import sys; from pathlib import Path; from quanttui import session; asse
 
 def following(bench: Bench, made: Path, count: int) -> list[Figure]:
     """The memory of a viewer that is attached from the first event on, while the log grows as fast as it is read."""
-    resident = []
+    resident, times = [], []
     with bench.session() as folder:
         growing = grown(made, folder, count)
         next(growing)
@@ -117,12 +118,17 @@ def following(bench: Bench, made: Path, count: int) -> list[Figure]:
                 if terminal.until(_reaches(at), PATIENCE) is None:
                     raise Broken(f"{at:.0f} s are not shown within {PATIENCE:.0f} s: {words(terminal)}")
                 resident.append(process.memory_info().rss / MB)
+                times.append(at)
                 bench.say(f"followed to {events:,} events, {at / 3600:.1f} h: {resident[-1]:.1f} MB")
-    half = resident[len(resident) // 2 - 1]
+    middle = len(resident) // 2 - 1
+    half, hours = resident[middle], (times[-1] - times[middle]) / 3600
     marks = [resident[len(resident) * tenth // 10 - 1] for tenth in (1, 3, 5, 7, 9, 10)]
-    note = f"MB after 1, 3, 5, 7, 9 and 10 tenths: {', '.join(f'{each:.0f}' for each in marks)}"
-    growth = 100 * (resident[-1] / half - 1)
-    return [Figure("followed live: growth in the second half", "%", GROWTH, growth, tuple(resident), (note,))]
+    note = (
+        f"MB after 1, 3, 5, 7, 9 and 10 tenths: {', '.join(f'{each:.0f}' for each in marks)}; the second half is "
+        f"{hours:.0f} h"
+    )
+    growth = 100 * (resident[-1] / half - 1) * WEEK / hours
+    return [Figure("followed live: growth by a week", "%", GROWTH, growth, tuple(resident), (note,))]
 
 
 def _reaches(t: float) -> Callable[[Picture], bool]:
