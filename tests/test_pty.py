@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +25,7 @@ if os.name != "posix":
 
 import builders
 import msgspec
+import psutil
 from benchmarks.machine import Machine
 from benchmarks.screen import command, cost, faults, figure, keys, programs, recorded
 from benchmarks.screen.figure import Figure
@@ -74,6 +77,27 @@ def _modes(output: bytes, end: bytes) -> set[int]:
     parts = output.split(b"\x1b[?")[1:]
     found = (part.partition(end)[0] for part in parts if end in part[:6])
     return {int(number) for word in found for number in word.split(b";") if number.isdigit()}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_viewer_that_was_stopped_goes_on_and_can_be_left(bench: Bench, watched: Path, stop: signal.Signals) -> None:
+    """Its screen is painted anew, keys reach it, and it leaves the terminal as it was."""
+    with attached(bench, watched) as terminal:
+        process = psutil.Process(terminal.pid)
+        for _ in range(3):
+            os.kill(terminal.pid, stop)
+            while process.status() != psutil.STATUS_STOPPED:
+                time.sleep(0.02)
+            begin = time.monotonic()
+            os.kill(terminal.pid, signal.SIGCONT)
+            assert terminal.until(partial(_has, recorded.MODEL.encode(), terminal, begin)) is not None
+        terminal.press("q")
+        assert terminal.wait(QUIT) == 0 and terminal.echoes
+
+
+def _has(words: bytes, terminal: Terminal, begin: float, _: object) -> bool:
+    """Whether these words were written since then."""
+    return words in terminal.output(begin)
 
 
 def test_over_ssh_no_mouse_is_asked_for(bench: Bench, watched: Path) -> None:

@@ -6,28 +6,36 @@ the screen asks `backlog` and paints nothing while there is one.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 from textual.driver import Driver
 
 from quanttui.tui import evidence
 
+HIDDEN = "\x1b[?1049h\x1b[?25l"
+"""The alternate screen, without a cursor."""
+
 
 class Outlet(threading.Thread):
     """A thread that writes text to a file. `written` bytes have left, `backlog` bytes wait; an error ends all writing.
 
     Both counts are of UTF-8. Once the file fails (the terminal hung up) what comes is dropped.
+
+    Args:
+        written: bytes that another one has written before.
     """
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str], written: int = 0) -> None:
         super().__init__(name="terminal-output", daemon=True)
-        self.written = 0
+        self.written = written
         self.backlog = 0
         self.gone = False
         self._file = file
@@ -85,6 +93,8 @@ def driver_class(hung_up: Callable[[], None]) -> type[Driver] | None:
         from quanttui.tui import browser
 
         return browser.driver_class(hung_up)
+    import termios
+
     from textual.drivers.linux_driver import LinuxDriver
 
     class Terminal(LinuxDriver):
@@ -92,21 +102,54 @@ def driver_class(hung_up: Callable[[], None]) -> type[Driver] | None:
 
         def __init__(self, app: Any, **options: Any) -> None:
             super().__init__(app, **options)
+            self.outlet = self._opened(0)
+            self._up: tuple[asyncio.AbstractEventLoop, list[Any]] | None = None
+
+        def _opened(self, written: int) -> Outlet:
             assert self._file is not None
-            self.outlet = Outlet(self._file)
-            self.outlet.start()
+            made = Outlet(self._file, written)
+            made.start()
+            return made
 
         def write(self, data: str) -> None:
             self.outlet.write(data)
 
+        def start_application_mode(self) -> None:
+            if not self.outlet.is_alive():  # come back from a stop
+                self.outlet = self._opened(self.outlet.written)
+            super().start_application_mode()  # type: ignore[no-untyped-call]
+            again = self._up is not None
+            with suppress(termios.error):
+                self._up = asyncio.get_running_loop(), termios.tcgetattr(self.fileno)
+            if again:
+                self._anew()
+
+        def _sigtstp_application(self, *_: object) -> None:
+            if self._up is not None and self._app.is_running:
+                super()._sigtstp_application()
+            else:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        def _sigcont_application(self, *_: object) -> None:
+            # It comes with every hang-up, too, and to a sweep that its screen has left.
+            if self._up is None or not self._app.is_running:
+                return
+            if self._must_signal_resume:
+                super()._sigcont_application()
+            else:  # after SIGSTOP: Textual would start anew what still runs, a second reader of the keys with it
+                with suppress(termios.error):
+                    termios.tcsetattr(self.fileno, termios.TCSANOW, self._up[1])
+                self.write(HIDDEN)
+                self._anew()
+
+        def _anew(self) -> None:
+            """Paint all of the screen: others may have written on it."""
+            if self._up is not None and not self._up[0].is_closed():
+                self._up[0].call_soon_threadsafe(lambda: self._app.screen.refresh(layout=True))
+
         def close(self) -> None:
             self.outlet.stop()
             super().close()
-            # Textual's handlers would have the screen come back, of which nothing is left: a terminal that hangs up
-            # sends SIGCONT, too, to a sweep that its screen has left.
-            if threading.current_thread() is threading.main_thread():
-                for number in (signal.SIGTSTP, signal.SIGCONT):
-                    signal.signal(number, signal.SIG_DFL)
 
         def _run_input_thread(self) -> None:
             # A terminal that hung up ends the reading with an error: SIGHUP tells the app, no traceback has to.

@@ -158,6 +158,11 @@ class Terminal:
                 time.sleep(0.02)
         return self.code
 
+    @property
+    def echoes(self) -> bool:
+        """Whether what is typed is shown at once, as in a shell."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
+
     # --- what a person sees
 
     def show(self) -> Picture:
