@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -89,6 +90,10 @@ class Series(msgspec.Struct):
         self.sums = [a + b for a, b in zip(self.sums[::2], self.sums[1::2], strict=True)]
         self.counts = [a + b for a, b in zip(self.counts[::2], self.counts[1::2], strict=True)]
         self.width *= 2
+
+    def round(self) -> None:
+        """Keep seven digits of what the bins hold, as float32 has them: packed, it takes half the room."""
+        self.sums = array("f", self.sums).tolist()
 
     def mean(self, start: float, end: float) -> float | None:
         """Mean of the values in the bins that begin in [start, end), None where there are none."""

@@ -329,6 +329,7 @@ class Attempt(msgspec.Struct):
             counts[test] = counts.get(test, 0) + 1
         counts |= {kind: len(self.repetitions(kind)) for kind in ("prompt", "decode")}
         self.counts, self.decoded, self.clock = counts, self.decoding, self.best_clock
+        self.record.rate.round()
         self.record = pack(self.record)
 
 

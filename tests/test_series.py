@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,3 +83,15 @@ def test_values_that_come_together_are_taken_as_they_are_one_by_one(rows: list[t
         for name, value in row.items():
             two.setdefault(name, Series(width=0.5)).add(x, value)
     assert one == two
+
+
+@given(st.lists(st.floats(1e-3, 1e9), min_size=1, max_size=50))
+def test_rounded_a_bin_differs_by_less_than_a_millionth(values: list[float]) -> None:
+    series = Series(width=1.0)
+    for at, value in enumerate(values):
+        series.add(at, value)
+    series.round()
+    assert series.sums == pytest.approx(values, rel=1e-6) and series.last == values[-1]
+    again = list(series.sums)
+    series.round()
+    assert series.sums == again
