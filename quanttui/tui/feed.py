@@ -39,6 +39,10 @@ BUSY = 0.2
 PACKING, PATIENCE = 4, 0.1
 """Key frames that may wait to be packed, and seconds to wait for room: where the disk takes longer, one is left out."""
 
+LATE = 0.05
+"""Share of the way to the first own key frame by which it comes later: the writer's, where it makes any, is there by
+then."""
+
 LONG = 16 << 20
 """Bytes of a log from which on it is read in one go."""
 
@@ -128,7 +132,7 @@ class Frames:
         self._own: frames.Appender | None = None
         self._packing: ThreadPoolExecutor | None = None
         self._room = threading.Semaphore(PACKING)
-        self._count = 0
+        self._count, self._due = 0, int(session.FRAME_EVERY * (1 + LATE))
 
     def before(self, t: float | None) -> list[session.Frame]:
         """Those at or before `t` (None: all), the latest first. The writer may have added some meanwhile."""
@@ -149,7 +153,7 @@ class Frames:
     @property
     def until(self) -> int:
         """Events until the next one is due."""
-        return session.FRAME_EVERY - self._count
+        return self._due - self._count
 
     def see(self, state: State, offset: int, count: int = 1) -> None:
         """Keep the state where a frame is due and there is none: the log's writer makes them as it goes on.
@@ -162,7 +166,7 @@ class Frames:
         self._count += count
         if self.until > 0:
             return
-        self._count = 0
+        self._count, self._due = 0, session.FRAME_EVERY
         if self._own is None:
             self._known = self._known or session.frames(self._folder)
             if self._known:

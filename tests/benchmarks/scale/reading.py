@@ -148,20 +148,21 @@ def grown(made: Path, folder: Path, count: int) -> Iterator[tuple[float, int]]:
         source, index = (held.enter_context(open(made / name, "rb")) for name in (session.EVENTS, session.FRAMES))
         log = held.enter_context(open(folder / session.EVENTS, "ab", buffering=1 << 20))
         own = held.enter_context(open(folder / session.FRAMES, "ab", buffering=0))
-        done, framed, last = 0, 0, b""
+        due, done, last = iter([*frames, None]), 0, b""
+        frame = next(due)
         for goal in (1000, *(count * step // LOOKS for step in range(1, LOOKS + 1))):
             for line in source:
                 if b'"event":"session.closed"' in line[:40]:
                     break
                 log.write(line)
                 last, done = line, done + 1
+                if frame is not None and frame.offset <= log.tell():
+                    log.flush()
+                    own.write(index.read(frame.place + frame.length - index.tell()))
+                    frame = next(due)
                 if done >= goal:
                     break
             log.flush()
-            while framed < len(frames) and frames[framed].offset <= log.tell():
-                frame = frames[framed]
-                own.write(index.read(frame.place + frame.length - index.tell()))
-                framed += 1
             yield e.decode(last).t, done
 
 
