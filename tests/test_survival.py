@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX"),
 ]
 
-SMALL = ["--quants", "F16,Q8_0,Q4_K_M", "--chunks", "8", "-p", "64", "-n", "16", "-r", "4"]
+SMALL = ["--quants", "F16,Q8_0,Q4_K_M", "--chunks", "8", "-p", "64", "-n", "16", "-r", "4", "--precision", "0"]
 LONG = 120.0
 
 
@@ -149,7 +149,6 @@ class Terminal:
             os.environ.update(TERM="xterm-256color", QUANTTUI_CACHE_DIR=str(folder.parent / "cache"))
             os.execv(sys.executable, command(*words))
         self.process = psutil.Process(self.pid)
-        self.said = b""
         self._open = True
         self._lock = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
@@ -162,7 +161,7 @@ class Terminal:
                 if not self._open or not poll.poll(50):
                     continue
                 try:
-                    self.said += os.read(self._master, 1 << 16)
+                    os.read(self._master, 1 << 16)
                 except OSError:
                     return
 
@@ -186,7 +185,11 @@ def test_a_terminal_that_hangs_up_leaves_the_sweep_running_to_its_end_and_then_n
     terminal = Terminal(folder, "demo", "--session", str(folder), *SMALL)
     follow(folder, None, decoding("F16"))
     terminal.hang_up()
-    terminal.wait()
+    pause = threading.Event()
+    while terminal.process.status() != psutil.STATUS_ZOMBIE:  # as it comes: Textual has it bring the screen back
+        os.kill(terminal.pid, signal.SIGCONT)
+        pause.wait(0.02)
+    assert terminal.wait() == 0
     assert session.load(folder).closed == "ok"
     assert qualities(folder) == whole
     assert engines(folder) == [] and not psutil.pid_exists(terminal.pid)
@@ -207,7 +210,7 @@ def test_leaving_hands_the_sweep_to_a_process_without_a_terminal(tmp_path: Path,
     assert engines(folder) == [] and not psutil.pid_exists(heir)
 
 
-def test_an_interrupted_app_stops_its_sweep_and_says_so(tmp_path: Path, whole: dict[str, object]) -> None:
+def test_an_interrupted_app_stops_its_sweep_and_says_so(tmp_path: Path) -> None:
     """As kill -INT does, and ctrl-c before the terminal hands keys to the app."""
     folder = tmp_path / "session"
     terminal = Terminal(folder, "demo", "--session", str(folder), *SMALL)
@@ -217,22 +220,3 @@ def test_an_interrupted_app_stops_its_sweep_and_says_so(tmp_path: Path, whole: d
     assert terminal.wait() == 130
     assert session.load(folder).closed == "interrupted"
     assert engines(folder) == []
-    assert start(folder, "run", "--resume", str(folder), "--headless").wait(LONG) == 0
-    assert qualities(folder) == whole
-
-
-def test_a_sweep_that_its_screen_has_left_takes_no_harm_from_going_on(tmp_path: Path, whole: dict[str, object]) -> None:
-    """SIGCONT comes with every hang-up, and after a stop: Textual has it bring the screen back."""
-    folder = tmp_path / "session"
-    terminal = Terminal(folder, "demo", "--session", str(folder), *SMALL)
-    follow(folder, None, decoding("F16"))
-    os.kill(terminal.pid, signal.SIGTERM)
-    pause, told = threading.Event(), 0
-    while terminal.process.status() != psutil.STATUS_ZOMBIE:
-        if b"\x1b[?1049l" in terminal.said:
-            os.kill(terminal.pid, signal.SIGCONT)
-            told += 1
-        pause.wait(0.02)
-    assert terminal.wait() == 0 and told > 1
-    assert session.load(folder).closed == "ok"
-    assert qualities(folder) == whole

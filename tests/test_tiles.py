@@ -340,7 +340,7 @@ def test_a_ghost_is_swept_with_a_speed_and_no_perplexity(tmp_path: Path, config:
     """By the whole program, with the default tasks, and no text to score at hand."""
     words = [
         "run", f"ghost:{config}", "--quants", "Q8_0,Q4_0", "--headless", "--json", "--session", str(tmp_path / "s"),
-        "-p", "16", "-n", "4", "-r", "1", "--threads", "1",
+        "-p", "16", "-n", "4", "-r", "1", "--precision", "0", "--threads", "1",
     ]  # fmt: skip
     environment = {**os.environ, "QUANTTUI_CACHE_DIR": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
