@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,14 +93,19 @@ class Viewers:
             self._visits.wrong.append(str(error))
 
     def _stays(self) -> None:
-        """Here from the beginning to the end; now and then it looks at something else, and comes back."""
+        """Here from the beginning to the end; now and then it looks at something else, and comes back.
+
+        Each key is pressed once at first: what is made when it is first wanted, as the thread that lists sessions is,
+        and stays since, is there before the looks.
+        """
         drawn = random.Random(0)
         with self._attached() as terminal:
             process = psutil.Process(terminal.pid)
+            self._presses(terminal, KEYS)
             while not self.over.wait(LOOK):
                 self._visits.stayed.append(look(process, self._visits.now))
                 if drawn.random() < 0.1:
-                    self._presses(terminal, drawn, 3)
+                    self._presses(terminal, drawn.choices(KEYS, k=3))
             self._leaves(terminal, drawn, "q")
 
     def _comes(self, seed: int) -> None:
@@ -110,7 +115,7 @@ class Viewers:
                 process = psutil.Process(terminal.pid)
                 until = time.monotonic() + drawn.uniform(*STAY)
                 while time.monotonic() < until and not self.over.wait(LOOK):
-                    self._presses(terminal, drawn, drawn.randint(0, 4))
+                    self._presses(terminal, drawn.choices(KEYS, k=drawn.randint(0, 4)))
                     if drawn.random() < 0.2 and not self.quiet.is_set():
                         self._asks(drawn)
                 self._visits.left.append(look(process, self._visits.now))
@@ -130,8 +135,8 @@ class Viewers:
             raise
         return terminal
 
-    def _presses(self, terminal: Terminal, drawn: random.Random, count: int) -> None:
-        for key in (*(drawn.choice(KEYS) for _ in range(count)), *(BACK if count else ())):
+    def _presses(self, terminal: Terminal, keys: Sequence[str]) -> None:
+        for key in (*keys, *(BACK if keys else ())):
             terminal.press(key)
             time.sleep(BETWEEN)
 
