@@ -145,7 +145,11 @@ def driver_class(hung_up: Callable[[], None]) -> type[Driver] | None:
         def _anew(self) -> None:
             """Paint all of the screen: others may have written on it."""
             if self._up is not None and not self._up[0].is_closed():
-                self._up[0].call_soon_threadsafe(lambda: self._app.screen.refresh(layout=True))
+                self._up[0].call_soon_threadsafe(self._paint)
+
+        def _paint(self) -> None:
+            if self._app.is_running and self._app.screen_stack:
+                self._app.screen.refresh(layout=True)
 
         def close(self) -> None:
             self.outlet.stop()
