@@ -46,6 +46,10 @@ times the minutes it may take at last."""
 QUIET = 0.1
 """The share of the looks that may have seen fewer descriptors or threads than are told: before all was begun."""
 
+SETTLED = 0.25
+"""The share of the hours after which the viewer that stays has opened every page and unpacked as much as it keeps:
+three of the twelve quants are over then. Of what grows for ever the rest tells as well."""
+
 BEGINNING = 600.0
 """Seconds in which the first quant has to be through."""
 
@@ -109,7 +113,7 @@ def soak(bench: Bench, folder: Path, hours: float, minutes: float, trace: bool =
             env=environment, cwd=CHECKOUT,
         )  # fmt: skip
     found = Soaked([], Visits(), asked=hours)
-    viewers = Viewers(bench, folder, found.visits, own)
+    viewers = Viewers(bench, folder, found.visits, own, SETTLED * 3600 * hours)
     try:
         _begun(folder, process, said)
         viewers.start()

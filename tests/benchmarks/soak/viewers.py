@@ -68,10 +68,18 @@ class Visits:
 
 
 class Viewers:
-    """Three of them, each in a thread, until `over` is set. They ask for nothing any more once `quiet` is set."""
+    """Three of them, each in a thread, until `over` is set. They ask for nothing any more once `quiet` is set.
 
-    def __init__(self, bench: Bench, folder: Path, visits: Visits, environment: dict[str, str]) -> None:
+    Args:
+        settled: session time from which on the one that stays is looked at. Until then it has opened each page once,
+            with what is loaded and started for it, and has unpacked as much of quants that are over as it ever keeps.
+    """
+
+    def __init__(
+        self, bench: Bench, folder: Path, visits: Visits, environment: dict[str, str], settled: float
+    ) -> None:
         self.over, self.quiet = threading.Event(), threading.Event()
+        self._settled = settled
         self._bench, self._folder, self._visits, self._environment = bench, folder, visits, environment
         runs: tuple[Callable[[], None], ...] = (self._stays, *(partial(self._comes, seed) for seed in (1, 2)))
         self._threads = [threading.Thread(target=self._told, args=(run,), name="viewer") for run in runs]
@@ -93,17 +101,13 @@ class Viewers:
             self._visits.wrong.append(str(error))
 
     def _stays(self) -> None:
-        """Here from the beginning to the end; now and then it looks at something else, and comes back.
-
-        Each key is pressed once at first: what is made when it is first wanted, as the thread that lists sessions is,
-        and stays since, is there before the looks.
-        """
+        """Here from the beginning to the end; now and then it looks at something else, and comes back."""
         drawn = random.Random(0)
         with self._attached() as terminal:
             process = psutil.Process(terminal.pid)
-            self._presses(terminal, KEYS)
             while not self.over.wait(LOOK):
-                self._visits.stayed.append(look(process, self._visits.now))
+                if self._visits.now >= self._settled:
+                    self._visits.stayed.append(look(process, self._visits.now))
                 if drawn.random() < 0.1:
                     self._presses(terminal, drawn.choices(KEYS, k=3))
             self._leaves(terminal, drawn, "q")
