@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import builders
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quanttui import events as e
@@ -436,6 +437,7 @@ def test_a_line_without_its_item_is_judged_by_nobody_and_that_is_said(answered: 
 
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e-10, 1e-10))
+@example(-1.0, 0.0)
 def test_values_are_the_same_within_rounding_and_not_beyond(value: float, share: float) -> None:
     assert close(value, value * (1 + share))
     assert not close(value, value * 1.001 + math.copysign(1e-3, value))
