@@ -71,8 +71,8 @@ class Viewers:
     """Three of them, each in a thread, until `over` is set. They ask for nothing any more once `quiet` is set.
 
     Args:
-        settled: session time from which on the one that stays is looked at. Until then it has opened each page once,
-            with what is loaded and started for it, and has unpacked as much of quants that are over as it ever keeps.
+        settled: session time from which on the one that stays is looked at. It opens each page then, with what is
+            loaded and started for it, and has unpacked as much of quants that are over as it ever keeps.
     """
 
     def __init__(
@@ -107,6 +107,9 @@ class Viewers:
             process = psutil.Process(terminal.pid)
             while not self.over.wait(LOOK):
                 if self._visits.now >= self._settled:
+                    if not self._visits.stayed:
+                        for key in KEYS:
+                            self._presses(terminal, (key,))
                     self._visits.stayed.append(look(process, self._visits.now))
                 if drawn.random() < 0.1:
                     self._presses(terminal, drawn.choices(KEYS, k=3))
