@@ -331,7 +331,7 @@ def test_what_dead_processes_left_is_removed(source: Path, cache: Path, kind: st
     (mark,) = [name for name in _hidden(cache) if name.endswith(".use")]
     making.close()
     host, pid, started = mark.split(".gguf.")[1].removesuffix(".use").split("-")
-    dead = _foreign(cache, host, int(pid), int(started) - 1000, kind)
+    dead = _foreign(cache, host, int(pid), int(started) + 1000, kind)
     gone = _foreign(cache, host, 2**22 + 1, 1, kind)
     alive = _foreign(cache, host, int(pid), int(started), kind)
     elsewhere = _foreign(cache, "0" * 8, 1, 1, kind)
