@@ -5,6 +5,7 @@ The expected screens lie in tests/snapshots; QUANTTUI_TEST_REGENERATE=1 writes t
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
@@ -25,7 +26,7 @@ from quanttui import events as e
 from quanttui import paths, session
 from quanttui.errors import UserError
 from quanttui.tui import app as tui
-from quanttui.tui import keys, snapshot, view
+from quanttui.tui import keys, pace, snapshot
 from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, picture
 from quanttui.tui.screens.over import Ask, Help, Leave
 from quanttui.tui.snapshot import screen_text
@@ -575,6 +576,11 @@ class Timed:
     def monitor(self) -> Monitor:
         return Monitor(self.folder, "live", lambda: self.ending.wait(30), stop=self.ending.set, disturb=self.why.append)
 
+    def until_done(self) -> list[e.Event]:
+        """What comes next, up to the end of the repetition under way."""
+        rest = self.events[self.at :]
+        return rest[: next(i for i, one in enumerate(rest) if isinstance(one, e.UnitDone)) + 1]
+
     def write(self, *events: e.Event) -> None:
         with open(self.folder / session.EVENTS, "ab") as file:
             file.writelines(map(e.encode, events))
@@ -655,9 +661,9 @@ async def test_a_key_disturbs_nothing_where_nothing_of_ours_is_timed_on_all_core
 
 
 async def test_inside_a_repetition_few_numbers_and_after_it_a_whole_frame(tmp_path: Path) -> None:
-    """The follower tells of the end of a unit: the frame does not wait for the next second."""
+    """The follower tells of the end of another process's unit: the frame does not wait for the next second."""
     sweep = Timed(tmp_path / "s", decoding)
-    app = sweep.monitor()
+    app = Monitor(sweep.folder, "attach")
     frames = painted(app)
     async with app.run_test(size=(120, 40)) as pilot:
         await settled(pilot, lambda: "few" in frames)
@@ -666,14 +672,33 @@ async def test_inside_a_repetition_few_numbers_and_after_it_a_whole_frame(tmp_pa
         assert set(frames[first:]) <= {"few", "whole"}
         await settled(pilot, lambda: time.monotonic() - app._pace._whole > 1.6)
         told = len(frames)
-        rest = sweep.events[sweep.at :]
-        end = next(i for i, one in enumerate(rest) if isinstance(one, e.UnitDone)) + 2
-        assert isinstance(rest[end - 1], e.UnitStarted)
-        sweep.write(*rest[:end])
+        sweep.write(*sweep.until_done())
         written = time.monotonic()
         await settled(pilot, lambda: "whole" in frames[told:])
-        assert view.is_timed(app.state) and app._pace._whole - written < 1.0
+        assert app._pace._whole - written < 1.0
+
+
+async def test_a_sweep_of_this_process_waits_for_a_whole_frame_before_a_repetition(tmp_path: Path) -> None:
+    """It shows what was recorded a moment before, and comes once: a short repetition is not kept waiting by each."""
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    frames = painted(app)
+    app.paint_between()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app._rates.few and time.monotonic() - app._pace._whole > pace.ROOM)
+        told = len(frames)
+        *_, done = sweep.until_done()
+        sweep.write(*sweep.until_done())
+        await asyncio.to_thread(app.paint_between)
+        assert frames[told:].count("whole") == 1
+        assert app.state.running is None and app.state.n == done.n
+        told = len(frames)
+        await asyncio.to_thread(app.paint_between)
+        assert frames[told:] == []
         sweep.ending.set()
+    begun = time.monotonic()
+    app.paint_between()
+    assert time.monotonic() - begun < tui.PAINTING, "a screen that has ended is not waited for"
 
 
 @pytest.mark.parametrize(

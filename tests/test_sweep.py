@@ -129,6 +129,15 @@ def test_readings_are_seldom_while_a_unit_is_timed_on_all_cores_and_only_then(tm
     assert bench.sampler is not None and bench.sampler.rates == [1.0, 4.0, 1.0, 4.0]
 
 
+@pytest.mark.parametrize(("threads", "times"), [(2, 10), (1, 0)])
+def test_a_screen_may_paint_before_each_repetition_on_all_cores(tmp_path: Path, threads: int, times: int) -> None:
+    bench = Bench(tmp_path, {}, "A", msgspec.structs.replace(SETTINGS, threads=threads))
+    sweep, under_way = bench.sweep(), []
+    sweep.between = lambda: under_way.append(sweep.writer.state.running)
+    assert sweep.run() == "ok"
+    assert under_way == [None] * times
+
+
 def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     bench = Bench(tmp_path, {"B": scripted.Script(fails={"B decode 16@0 #2": killed()})})
     assert bench.sweep().run() == "failed"

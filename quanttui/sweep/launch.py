@@ -249,6 +249,7 @@ def _screen(sweep: Sweep, request: Request, machine: lock.Machine) -> int:
         disturb=sweep.disturb,
         **request.screen,
     )
+    sweep.between = app.paint_between
     left = not stopped.is_set() and app.run() == LEAVE
     if left:
         _say("finishing the unit under way; the sweep then goes on without this terminal")

@@ -111,7 +111,12 @@ class Sweep:
         idle: says why the machine is not idle, "" when it is (asked with --polite).
         memory: reads mem.total and mem.available, in bytes; empty where they are unknown.
         asleep: seconds for which the machine was suspended since some moment.
+
+    `between` is called before each repetition that is timed on all cores, and waited for: a screen of this process
+    paints then.
     """
+
+    between: Callable[[], object]
 
     def __init__(
         self,
@@ -126,6 +131,7 @@ class Sweep:
         self.writer = writer
         self.options = options
         self.error: UserError | None = None
+        self.between = lambda: None
         self._start_engine = start_engine
         self._sampler = sampler(self._record)
         self._idle = idle
@@ -795,6 +801,8 @@ class Sweep:
                 return
         if self.writer.state.phase == "cool":
             self._enter(step)
+        if not self._spare():
+            self.between()
         self._ask(engine, protocol.Speed(unit=unit))
 
     def _cool(self, step: Step) -> None:

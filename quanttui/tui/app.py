@@ -60,8 +60,11 @@ CATCHING_UP = 0.02
 PROGRESS = 2_000
 """Events waiting to be folded from which on the screen says how far it is."""
 
+LOOKING, PAINTING = 0.02, 0.3
+"""Seconds for which a repetition waits, at most: for a look at the log, and for a frame."""
+
 BETWEEN = 0.2
-"""Seconds between looks for the end of a repetition, where whole frames wait for it."""
+"""Seconds between looks for the end of another process's repetition, where whole frames wait for it."""
 
 SOON = 1.0
 """Seconds: where whole frames are no further apart, none is hurried."""
@@ -172,6 +175,7 @@ class Monitor(App[str], inherit_bindings=False):
         self._settled = self._over = self._chasing = False
         self._sought = True
         self._timer: Timer | None = None
+        self._whole_timer: Timer | None = None
         self._interval = 0.0
         self._ticked = time.monotonic()
         self._cost = Cost()
@@ -307,7 +311,8 @@ class Monitor(App[str], inherit_bindings=False):
             self._say(self.feed.error, "bad", stay=True)
         self._rates = wanted = rates(self._quiet, self._remote, self._focused, self._is_still)
         self._keep_time(wanted.numbers)
-        self.feed.poll = BETWEEN if wanted.few else min(1.0, max(log.POLL, wanted.numbers / 2))
+        awaits = wanted.few and not self.sweeping
+        self.feed.poll = BETWEEN if awaits else min(1.0, max(log.POLL, wanted.numbers / 2))
         if self._waiting():
             return
         free = self._ended or not view.is_timed(self.feed.tail)
@@ -317,7 +322,9 @@ class Monitor(App[str], inherit_bindings=False):
             self._paint(due, wanted.words)
         if due == "whole" and wanted.few:
             # The looks for numbers may all lie just before the next whole frame's time.
-            self.set_timer(wanted.whole, self._tick)
+            if self._whole_timer is not None:
+                self._whole_timer.stop()
+            self._whole_timer = self.set_timer(wanted.whole, self._tick)
 
     def _catch_up(self, now: float) -> None:
         """Come back soon: more of the log is there than was folded. Where that takes long, show how far it is."""
@@ -356,10 +363,28 @@ class Monitor(App[str], inherit_bindings=False):
         return self.feed.whole and not notice and (stands or (self._over and self.cursor.mode == LIVE))
 
     def _unit_ended(self) -> None:
-        """In the reader's thread: a whole frame hurts least right after a repetition."""
-        if self._event_loop is not None and self._pace.welcomes(time.monotonic(), self._rates):
+        """In the reader's thread: a whole frame hurts least right after a repetition. A sweep of this process makes
+        room for it."""
+        loop = self._event_loop  # there is one once the screen is up
+        if loop is not None and not self.sweeping and self._pace.welcomes(time.monotonic(), self._rates):
             with suppress(RuntimeError):  # the screen has ended meanwhile
-                self._event_loop.call_soon_threadsafe(self.call_later, self._tick, True)
+                loop.call_soon_threadsafe(self.call_later, self._tick, True)
+
+    def paint_between(self) -> None:
+        """In the sweep's thread, before a repetition is timed: a whole frame, if one may come, while nothing is."""
+        loop = self._event_loop
+        if loop is None or not self._running or not self._pace.welcomes(time.monotonic(), self._rates, waits=True):
+            return
+        self.feed.look(LOOKING)
+        painted = threading.Event()
+        with suppress(RuntimeError):  # the screen has ended meanwhile
+            loop.call_soon_threadsafe(self.call_later, self._paint_now, painted.set)
+            painted.wait(PAINTING)
+
+    def _paint_now(self, painted: Callable[[], object]) -> None:
+        self._pace.hurry()
+        self._tick(ended=True)
+        self.call_after_refresh(painted)
 
     def _disturbs(self, why: str) -> None:
         """What is painted now is painted out of turn: the repetition under way now, and the one when it is there."""

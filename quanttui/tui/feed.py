@@ -106,6 +106,12 @@ class Follower(threading.Thread):
         """Look at once."""
         self._wake.set()
 
+    def look(self, patience: float) -> None:
+        """Look at once, and wait until that is done, or `patience`, in seconds, is over."""
+        self._fed.clear()
+        self.hurry()
+        self._fed.wait(patience)
+
     def more(self, until: float) -> bool:
         """Wait for the next block while the log has more; whether it may be there."""
         left = min(0.02, until - time.monotonic())
@@ -408,6 +414,10 @@ class Feed:
             follower.hurry()
             return False
         return True
+
+    def look(self, patience: float) -> None:
+        """Have what is in the log by now read, in so many seconds at most. Callable by any thread."""
+        self._follower.look(patience)
 
     @property
     def share(self) -> float:

@@ -2,7 +2,8 @@
 
 A dashboard at ordinary rates takes 6 % off a decode that fills every core (measured, 2 threads on 2 cores): so while
 repetitions are timed on all cores only a few numbers are painted, every 1.4 s, and whole frames where one repetition
-ends and the next begins, or every 3 s inside a long one.
+ends and the next begins, or every 3 s inside a long one. The sweep of this process waits there for a frame; one of
+another process goes on, and is told of a moment later.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ REMOTE = Rates(1.0, 3.0)
 UNFOCUSED = Rates(4.0, 12.0)
 STILL = Rates(2.0, 30.0)
 QUIET = Rates(1.4, 2.8, few=True, between=1.5)
+
+ROOM = 0.7
+"""Seconds after which a whole frame may come where the next repetition waits for it: it takes nothing from any."""
 
 SLACK = 0.02
 """Seconds by which a timer may be early."""
@@ -68,9 +72,13 @@ class Pace:
             return "few" if rates.few else "numbers"
         return ""
 
-    def welcomes(self, now: float, rates: Rates) -> bool:
-        """Whether a look is worth while where a repetition ends: a whole frame would be due. Callable by any thread."""
-        return rates.few and now - self._whole >= rates.between - SLACK
+    def welcomes(self, now: float, rates: Rates, waits: bool = False) -> bool:
+        """Whether a look is worth while where a repetition ends: a whole frame would be due. Callable by any thread.
+
+        Args:
+            waits: the next repetition waits for the frame.
+        """
+        return rates.few and now - self._whole >= (ROOM if waits else rates.between) - SLACK
 
     def answered(self, now: float) -> None:
         """A whole frame was painted out of turn, for a key: the next one has its time from here."""

@@ -60,14 +60,17 @@ class Target:
     def verdict(self, values: Sequence[float], width: float, last: bool) -> str:
         """What the values say; "" where more are needed, which is no answer when these are the `last`.
 
-        Only an interval no wider than `width` says "reached". One that is wider says "not reached" at the last, if
-        it lies wholly on the wrong side.
+        Before the last only an interval no wider than `width` says anything: who stops as soon as a wide one looks
+        right is wrong too often. At the last, a wider one speaks if it lies wholly within the bounds, or wholly on the
+        wrong side.
         """
         found = interval(values)
         if found is not None and found[1] - found[0] <= width:
             return REACHED if self._holds(median(values), found) else MISSED
         if not last:
             return ""
+        if self.is_clear(values):
+            return REACHED
         return MISSED if found is not None and self._beyond(found) else OPEN
 
     def is_clear(self, values: Sequence[float]) -> bool:
