@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -431,23 +432,40 @@ def test_another_machine_and_another_llama_cpp_are_named_together(
         assert words in line
 
 
+def gone_on_with_once(ground: Ground, folder: Path) -> None:
+    """Nothing of a session was measured twice, no event of it was lost, and it says what the whole one says."""
+    events = list(session.Reader(folder).events())
+    units = [event.unit.id for event in events if isinstance(event, e.UnitDone)]
+    assert len(units) == len(set(units))
+    assert [event.n for event in events] == list(range(session.load(folder).n + 1))
+    assert ground.qualities(folder) == ground.qualities(ground.whole)
+
+
 @real
-@pytest.mark.parametrize("waits", [False, True])
-def test_of_two_that_resume_one_session_at_once_one_does_and_the_other_is_refused_or_waits(
-    kept: Ground, tmp_path: Path, waits: bool
+def test_of_two_that_resume_one_session_at_once_one_does_and_the_other_is_refused(
+    kept: Ground, tmp_path: Path
 ) -> None:
     folder = kept.cut(tmp_path / "s")
-    words = ("run", "--resume", str(folder), "--headless", *(["--wait"] if waits else []))
-    each = [kept.start(*words) for _ in range(2)]
+    each = [kept.start("run", "--resume", str(folder), "--headless") for _ in range(2)]
     said = [process.communicate(timeout=LONG) for process in each]
-    codes = sorted(process.returncode for process in each)
-    assert codes == ([0, 0] if waits else [0, 2]), said
-    word = "waiting for process" if waits else "measured already"
-    assert sum(word in err for _, err in said) == 1
-    units = [event.unit.id for event in session.Reader(folder).events() if isinstance(event, e.UnitDone)]
-    assert len(units) == len(set(units))
-    assert [event.n for event in session.Reader(folder).events()] == list(range(session.load(folder).n + 1))
-    assert kept.qualities(folder) == kept.qualities(kept.whole)
+    assert sorted(process.returncode for process in each) == [0, 2], said
+    assert sum("measured already" in err for _, err in said) == 1
+    gone_on_with_once(kept, folder)
+
+
+@real
+def test_of_two_that_wait_to_resume_one_session_one_does_and_the_other_finds_it_done(
+    kept: Ground, tmp_path: Path
+) -> None:
+    folder = kept.cut(tmp_path / "s")
+    with closing(lock.hold("a test", wait=True)):
+        each = [kept.start("run", "--resume", str(folder), "--headless", "--wait") for _ in range(2)]
+        for process in each:
+            assert process.stderr is not None
+            assert f"waiting for process {os.getpid()}" in process.stderr.readline()
+    said = [process.communicate(timeout=LONG) for process in each]
+    assert [process.returncode for process in each] == [0, 0], said
+    gone_on_with_once(kept, folder)
 
 
 @real
