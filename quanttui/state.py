@@ -27,6 +27,9 @@ from quanttui.stats import intervals
 from quanttui.stats.divergence import Sums
 from quanttui.stats.sequential import Moments
 
+TIMED = ("prompt", "decode", "anchor")
+"""Kinds of units whose time is their result, and the phases that consist of them."""
+
 SAMPLE_BIN = 0.5
 """Seconds; the narrowest bin of a reading's series: twice the spacing of samples at 4 Hz."""
 
@@ -569,6 +572,17 @@ class State(msgspec.Struct):
     @property
     def phase(self) -> str:
         return self.span.phase if self.span else ""
+
+    @property
+    def fills_cores(self) -> bool:
+        """Whether the quant under way computes on every core: not where a GPU has all of it, nor where one is spare."""
+        if self.host is None:
+            return False
+        arm = self.arms.get(self.running.unit.arm if self.running else self.arm)
+        loaded = arm.attempt.loaded if arm and arm.attempt else None
+        if loaded is not None and 0 < loaded.layers <= loaded.gpu_layers:
+            return False
+        return (loaded.threads if loaded is not None else self.settings.threads) >= self.host.cores
 
     @property
     def paused(self) -> bool:

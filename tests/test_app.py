@@ -25,6 +25,7 @@ from textual.pilot import Pilot
 from quanttui import events as e
 from quanttui import paths, session
 from quanttui.errors import UserError
+from quanttui.state import TIMED
 from quanttui.tui import app as tui
 from quanttui.tui import keys, pace, snapshot
 from quanttui.tui.app import HUNG_UP, LEAVE, QUIT, STOP, Monitor, picture
@@ -699,6 +700,43 @@ async def test_a_sweep_of_this_process_waits_for_a_whole_frame_before_a_repetiti
     begun = time.monotonic()
     app.paint_between()
     assert time.monotonic() - begun < tui.PAINTING, "a screen that has ended is not waited for"
+
+
+async def test_a_screen_that_has_not_seen_yet_that_a_repetition_comes_is_quiet_before_it_begins(tmp_path: Path) -> None:
+    sweep = Timed(tmp_path / "s", lambda event: isinstance(event, e.ArmLoaded))
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app._settled and app._pace._whole > 0 and not app._rates.few)
+        rest = sweep.events[sweep.at :]
+        begins = next(i for i, one in enumerate(rest) if isinstance(one, e.PhaseStarted) and one.phase in TIMED)
+        sweep.write(*rest[: begins + 1])
+        await asyncio.to_thread(app.paint_between)
+        assert app._rates.few and app.state.phase in TIMED
+        sweep.ending.set()
+
+
+async def test_a_frame_that_comes_too_late_for_the_gap_is_not_painted_into_the_repetition(tmp_path: Path) -> None:
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    frames = painted(app)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app._rates.few and "whole" in frames)
+        told, released = len(frames), threading.Event()
+        app._paint_now(time.monotonic() - 1, released.set)
+        await settled(pilot, released.is_set)
+        assert "whole" not in frames[told:]
+        sweep.ending.set()
+
+
+async def test_the_next_whole_frame_has_its_time_from_a_keys(tmp_path: Path) -> None:
+    sweep = Timed(tmp_path / "s", decoding)
+    app = sweep.monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot, lambda: app._rates.few and app._whole_timer is not None)
+        before = app._whole_timer
+        await pilot.press("j")
+        assert app._whole_timer is not None and app._whole_timer is not before
+        sweep.ending.set()
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ def test_the_end_of_a_repetition_is_worth_a_look_only_in_the_quiet_and_when_a_fr
     assert not kept.welcomes(10.0, ORDINARY)
 
 
+def test_a_frame_that_is_waited_for_may_come_sooner_and_wherever_the_quiet_was_not_seen_yet() -> None:
+    kept = Pace()
+    kept.due(0.0, QUIET)
+    assert not kept.welcomes(pace.ROOM / 2, QUIET, waits=True) and kept.welcomes(pace.ROOM, QUIET, waits=True)
+    assert kept.welcomes(0.1, ORDINARY, waits=True)
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 2), st.booleans()), min_size=1, max_size=200))
 def test_painting_keeps_to_its_rates(frames: list[tuple[float, bool]]) -> None:
     """Whole frames at most as often as the rates say, save the one that ends the quiet; and never too long without."""

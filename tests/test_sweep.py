@@ -129,8 +129,10 @@ def test_readings_are_seldom_while_a_unit_is_timed_on_all_cores_and_only_then(tm
     assert bench.sampler is not None and bench.sampler.rates == [1.0, 4.0, 1.0, 4.0]
 
 
-@pytest.mark.parametrize(("threads", "times"), [(2, 10), (1, 0)])
-def test_a_screen_may_paint_before_each_repetition_on_all_cores(tmp_path: Path, threads: int, times: int) -> None:
+@pytest.mark.parametrize(("threads", "times"), [(2, 12), (1, 0)])
+def test_a_screen_may_paint_before_each_repetition_on_all_cores_and_after_a_phases_last(
+    tmp_path: Path, threads: int, times: int
+) -> None:
     bench = Bench(tmp_path, {}, "A", msgspec.structs.replace(SETTINGS, threads=threads))
     sweep, under_way = bench.sweep(), []
     sweep.between = lambda: under_way.append(sweep.writer.state.running)

@@ -18,9 +18,6 @@ from quanttui.diagnosis import thresholds
 from quanttui.state import Arm, Attempt
 from quanttui.stats.sequential import mean_sequence
 
-TIMED = ("prompt", "decode", "anchor")
-"""Kinds of units whose time is their result."""
-
 MOST_REPETITIONS = 500
 """Decode ends here even below the seconds that a verdict needs."""
 

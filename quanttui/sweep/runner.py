@@ -112,8 +112,8 @@ class Sweep:
         memory: reads mem.total and mem.available, in bytes; empty where they are unknown.
         asleep: seconds for which the machine was suspended since some moment.
 
-    `between` is called before each repetition that is timed on all cores, and waited for: a screen of this process
-    paints then.
+    `between` is called, and waited for, before each repetition that is timed on all cores, and after the last of a
+    phase: a screen of this process paints then.
     """
 
     between: Callable[[], object]
@@ -247,7 +247,7 @@ class Sweep:
     def disturb(self, why: str) -> None:
         """The speed unit under way does not count and is measured once more. Callable from any thread."""
         running = self.writer.state.running
-        if running is not None and running.unit.kind in plan.TIMED and not running.disturbed:
+        if running is not None and running.unit.kind in fold.TIMED and not running.disturbed:
             self._record(e.UnitDisturbed(unit=running.unit, why=why))
 
     def _interrupt(self, arm: str | None = None) -> None:
@@ -472,7 +472,7 @@ class Sweep:
     def _end_phase(self, following: Step | None) -> None:
         """End the phase under way where the next step is not of it. One that is gone on with later is not done."""
         state, span = self.writer.state, self.writer.state.span
-        if span is None or span.phase not in (*plan.TIMED, "perplexity", "task"):
+        if span is None or span.phase not in (*fold.TIMED, "perplexity", "task"):
             return
         if following is not None and (following.arm, _phase_of(following), following.attempt) == (
             span.arm,
@@ -483,6 +483,8 @@ class Sweep:
         gone_on_with = span.phase in ("prompt", "decode", "task")
         if not (gone_on_with and schedule.has_more(state, state.arms[span.arm], span.phase, self._tasks)):
             self._append(e.PhaseDone(arm=span.arm, phase=span.phase, attempt=span.attempt))
+            if span.phase in fold.TIMED:
+                self._make_room()
 
     # --- engines
 
@@ -657,7 +659,7 @@ class Sweep:
         again, of any other the time is not told."""
         if slept <= suspend.LEAST:
             return answer
-        if answer.unit.kind not in plan.TIMED:
+        if answer.unit.kind not in fold.TIMED:
             return msgspec.structs.replace(answer, ns=0)
         self.disturb(f"the machine was suspended for {duration(slept)}")
         return answer
@@ -801,8 +803,7 @@ class Sweep:
                 return
         if self.writer.state.phase == "cool":
             self._enter(step)
-        if not self._spare():
-            self.between()
+        self._make_room()
         self._ask(engine, protocol.Speed(unit=unit))
 
     def _cool(self, step: Step) -> None:
@@ -817,13 +818,19 @@ class Sweep:
 
     def _pace(self, step: Step) -> None:
         """How often the sampler reads: seldom while a unit is timed on all cores."""
-        hz = min(self.options.hz, QUIET_HZ) if step.phase in plan.TIMED and not self._spare() else self.options.hz
+        quiet = step.phase in fold.TIMED and self.writer.state.fills_cores
+        hz = min(self.options.hz, QUIET_HZ) if quiet else self.options.hz
         if hz != self._hz:
             self._sampler.rate(hz)
             self._hz = hz
 
+    def _make_room(self) -> None:
+        """Have a screen paint now what it leaves unpainted while a repetition is timed."""
+        if self.writer.state.fills_cores:
+            self.between()
+
     def _spare(self) -> bool:
-        """Whether decoding leaves cores idle: by its settings, or because a GPU does it."""
+        """Whether there is something to score with while the next unit is decoded: cores, or a GPU that decodes."""
         state = self.writer.state
         attempt = state.arms[state.arm].attempt if state.arm in state.arms else None
         offloaded = attempt is not None and attempt.loaded is not None and attempt.loaded.gpu_layers > 0

@@ -320,11 +320,14 @@ class Monitor(App[str], inherit_bindings=False):
         due = self._pace.due(now, wanted, free)
         if due:
             self._paint(due, wanted.words)
-        if due == "whole" and wanted.few:
-            # The looks for numbers may all lie just before the next whole frame's time.
-            if self._whole_timer is not None:
-                self._whole_timer.stop()
-            self._whole_timer = self.set_timer(wanted.whole, self._tick)
+        if due == "whole":
+            self._keep_whole()
+
+    def _keep_whole(self) -> None:
+        """Come back when the next whole frame is due: the looks for numbers may all lie just before that."""
+        if self._whole_timer is not None:
+            self._whole_timer.stop()
+        self._whole_timer = self.set_timer(self._rates.whole, self._tick) if self._rates.few else None
 
     def _catch_up(self, now: float) -> None:
         """Come back soon: more of the log is there than was folded. Where that takes long, show how far it is."""
@@ -353,7 +356,7 @@ class Monitor(App[str], inherit_bindings=False):
         if self.cursor.mode == LIVE:
             return view.is_quiet(self.state)
         running = not self.cursor.recorded and not self._still and not self.feed.tail.closed
-        return running and view.fills_cores(self.feed.tail)
+        return running and self.feed.tail.fills_cores
 
     @property
     def _is_still(self) -> bool:
@@ -371,19 +374,22 @@ class Monitor(App[str], inherit_bindings=False):
                 loop.call_soon_threadsafe(self.call_later, self._tick, True)
 
     def paint_between(self) -> None:
-        """In the sweep's thread, before a repetition is timed: a whole frame, if one may come, while nothing is."""
+        """In the sweep's thread, while no repetition is timed: a whole frame, if one may come."""
         loop = self._event_loop
         if loop is None or not self._running or not self._pace.welcomes(time.monotonic(), self._rates, waits=True):
             return
         self.feed.look(LOOKING)
         painted = threading.Event()
         with suppress(RuntimeError):  # the screen has ended meanwhile
-            loop.call_soon_threadsafe(self.call_later, self._paint_now, painted.set)
+            until = time.monotonic() + PAINTING
+            loop.call_soon_threadsafe(self.call_later, self._paint_now, until, painted.set)
             painted.wait(PAINTING)
 
-    def _paint_now(self, painted: Callable[[], object]) -> None:
-        self._pace.hurry()
-        self._tick(ended=True)
+    def _paint_now(self, until: float, painted: Callable[[], object]) -> None:
+        """A whole frame, where it can be painted before the sweep goes on: none is left for the repetition."""
+        if time.monotonic() < until and not self._waiting():
+            self._pace.hurry()
+            self._tick(ended=True)
         self.call_after_refresh(painted)
 
     def _disturbs(self, why: str) -> None:
@@ -477,6 +483,7 @@ class Monitor(App[str], inherit_bindings=False):
         if self._settled:
             self._pace.answered(time.monotonic())
             self._paint("whole")
+            self._keep_whole()
 
     @property
     def state(self) -> fold.State:

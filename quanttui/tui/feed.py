@@ -107,10 +107,14 @@ class Follower(threading.Thread):
         self._wake.set()
 
     def look(self, patience: float) -> None:
-        """Look at once, and wait until that is done, or `patience`, in seconds, is over."""
+        """Look at once, and wait until all that is there was read, or `patience`, in seconds, is over."""
+        until = time.monotonic() + patience
         self._fed.clear()
         self.hurry()
-        self._fed.wait(patience)
+        while self._fed.wait(until - time.monotonic()):
+            self._fed.clear()
+            if self.at_end:
+                break
 
     def more(self, until: float) -> bool:
         """Wait for the next block while the log has more; whether it may be there."""

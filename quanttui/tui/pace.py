@@ -76,9 +76,12 @@ class Pace:
         """Whether a look is worth while where a repetition ends: a whole frame would be due. Callable by any thread.
 
         Args:
-            waits: the next repetition waits for the frame.
+            waits: the next repetition waits for the frame. Where the screen has yet to see that it should be quiet, it
+                had better look in any case.
         """
-        return rates.few and now - self._whole >= (ROOM if waits else rates.between) - SLACK
+        if waits:
+            return not rates.few or now - self._whole >= ROOM - SLACK
+        return rates.few and now - self._whole >= rates.between - SLACK
 
     def answered(self, now: float) -> None:
         """A whole frame was painted out of turn, for a key: the next one has its time from here."""

@@ -13,7 +13,7 @@ from quanttui.diagnosis.case import Verdict
 from quanttui.flags import LEVELS
 from quanttui.flags import brief as short
 from quanttui.format import ABSENT, clean, clock, duration, gib, percent, significant, size
-from quanttui.state import State
+from quanttui.state import TIMED, State
 from quanttui.summary import (
     AGAIN,
     ArmSummary,
@@ -55,9 +55,6 @@ COLUMNS = {
 
 ORDERS = {"": "sweep order", "gen": "gen tok/s", "delta": "perplexity", "size": "size", "energy": "J/token"}
 """What the table can be sorted by, in words."""
-
-TIMED = ("prompt", "decode", "anchor")
-"""Kinds of units whose time is their result, and the phases that consist of them."""
 
 SIGNS = {"planned": ("·", "dim"), "running": ("▶", "accent"), "ok": ("✓", "ok"), "skipped": ("-", "dim")}
 BEGUN = ("◐", "info")
@@ -156,24 +153,12 @@ def of(
 
 def is_quiet(state: State) -> bool:
     """Whether repetitions are being timed on all cores, so that every repaint slows what is measured."""
-    return (state.running.unit.kind if state.running else state.phase) in TIMED and fills_cores(state)
+    return (state.running.unit.kind if state.running else state.phase) in TIMED and state.fills_cores
 
 
 def is_timed(state: State) -> bool:
     """Whether a repetition is being timed."""
     return state.running is not None and state.running.unit.kind in TIMED
-
-
-def fills_cores(state: State) -> bool:
-    """Whether the quant under way computes on every core: not where all of it is on a GPU, nor where one is spare."""
-    if state.host is None:
-        return False
-    arm = state.arms.get(state.running.unit.arm if state.running else state.arm)
-    loaded = arm.attempt.loaded if arm and arm.attempt else None
-    if loaded is not None and 0 < loaded.layers <= loaded.gpu_layers:
-        return False
-    threads = loaded.threads if loaded is not None else state.settings.threads
-    return threads >= state.host.cores
 
 
 def _observed(state: State) -> Observed | None:

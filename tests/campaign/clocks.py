@@ -14,7 +14,8 @@ import time
 
 from quanttui import events as e
 from quanttui import session
-from quanttui.sweep import plan, suspend
+from quanttui.state import TIMED
+from quanttui.sweep import suspend
 
 from . import bench as benches
 from .bench import Bench, also
@@ -145,7 +146,7 @@ def _counted(made: Bench) -> str:
             if len(counted) != settings.repetitions:
                 told += f"{arm.id} {kind}: {len(counted)} of {settings.repetitions} repetitions count; "
     disturbed = [event for event in made.events() if isinstance(event, e.UnitDisturbed)]
-    if any(event.unit.kind not in plan.TIMED or "suspended" not in event.why for event in disturbed):
+    if any(event.unit.kind not in TIMED or "suspended" not in event.why for event in disturbed):
         told += "something else was disturbed; "
     return told
 

@@ -197,6 +197,7 @@ def main() -> int:
 
         asks = {"stop": sweep.stop, "leave": sweep.leave, "disturb": sweep.disturb}
         app = Monitor(folder, mode="live", sweep=run, mouse=mouse, **asks)
+        sweep.between = app.paint_between
     frames = painted(app)
     signal.signal(signal.SIGUSR1, lambda *_: _tell(frames, folder))
     app.run()
