@@ -91,7 +91,7 @@ def examine(folder: Path) -> Found:
             f"{clean(str(folder))}: mirrors a session of {clean(there.host, 80)}: repair it there, or delete this copy"
         )
     log = _read(folder)
-    if log.writer is not None and not log.closed and session.alive(*log.writer):
+    if log.writer is not None and not log.closed and session.writes(log.writer, folder):
         raise UserError(f"{clean(str(folder))}: process {log.writer[0]} is writing it: stop its sweep first")
     frames, every = tuple(_frames(folder, log)), session.FRAME_EVERY
     kept = 0 if frames else log.events - log.since

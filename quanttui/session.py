@@ -451,9 +451,13 @@ BEATS = 5.0
 """A writer adds a line to its log once a second; so long after the last one it may still live."""
 
 
-def beats(pid: int, folder: Path | None) -> bool:
-    """Whether a log grew a moment ago and a process of its writer's number is there, of Python as ours are. When a
-    process began is reckoned from the clock on some systems, and is another time once that is set."""
+def writes(writer: tuple[int, float], folder: Path | None) -> bool:
+    """Whether a log's writer, a pid and its start time, still runs. When a process began is reckoned from the clock on
+    some systems, and is another time once that is set: a log that grew a moment ago tells of its writer too, where a
+    process of that number is there, of Python as ours are."""
+    pid, started = writer
+    if alive(pid, started):
+        return True
     try:
         if folder is None or pid <= 0 or abs(time.time() - (folder / EVENTS).stat().st_mtime) >= BEATS:
             return False
@@ -498,7 +502,7 @@ def status(state: fold.State, folder: Path | None = None) -> str:
     if state.closed:
         return "interrupted" if state.closed == "interrupted" else "done"
     mirrored = origin(folder) if folder is not None else None
-    runs = mirrored.alive if mirrored else alive(*state.writer) or beats(state.writer[0], folder)
+    runs = mirrored.alive if mirrored else writes(state.writer, folder)
     return "running" if runs else "interrupted"
 
 

@@ -409,6 +409,20 @@ def test_the_writer_of_a_mirror_lives_where_it_was_said_to_whatever_runs_here(fa
     assert made.link.status == CONNECTED
 
 
+def test_a_writer_lives_on_where_the_clock_was_set(far: Far) -> None:
+    """Linux reckons a process's beginning from the clock: that is another time then, and the log goes on growing."""
+    writer = opened(far.sessions / "one")
+    first, me = writer.state.opened, psutil.Process()
+    assert first is not None
+    writer.append(
+        e.SessionResumed(
+            host=first.host, build=first.build, settings=first.settings, plan=first.plan, wall=1.71e9,
+            origin_ns=0, pid=me.pid, pid_started=me.create_time() + 3600.0,
+        )
+    )  # fmt: skip
+    assert far.attach().link.alive is True
+
+
 def test_a_session_handed_over_to_another_process_is_followed_on(far: Far) -> None:
     writer = opened(far.sessions / "one")
     made = far.attach()

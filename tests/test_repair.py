@@ -353,9 +353,10 @@ def test_key_frames_that_do_not_fit_are_made_again(framed: Path, damage: str) ->
 # --- when it is not done --------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_done_while_a_writer_lives(folder: Path) -> None:
+@pytest.mark.parametrize("set_back", [0.0, 3600.0])
+def test_nothing_is_done_while_a_writer_lives_though_the_clock_was_set(folder: Path, set_back: float) -> None:
     opening = e.encode(builders.events(builders.Arm("Q8_0"), closed=None)[0])
-    alive = json.loads(opening) | {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    alive = json.loads(opening) | {"pid": os.getpid(), "pid_started": psutil.Process().create_time() + set_back}
     broken = json.dumps(alive).encode() + b"\n" + b"junk\n"
     (folder / session.EVENTS).write_bytes(broken)
     with pytest.raises(UserError, match=f"process {os.getpid()} is writing it"):

@@ -80,7 +80,7 @@ class Log:
     @property
     def alive(self) -> bool:
         """Whether the writer runs."""
-        return not self.outcome and self.writer is not None and session.alive(*self.writer)
+        return not self.outcome and self.writer is not None and session.writes(self.writer, self.path.parent)
 
     @property
     def over(self) -> bool:
